@@ -1,0 +1,263 @@
+"""Automatic differentiation, IR to IR.
+
+Results are ordinary graphs: simplified as they are built, and differentiable again.
+
+A ``where`` evaluates both arms, and the untaken one may be infinite. Adjoints therefore travel as
+a pair (value, mask): products with partial derivatives are formed first and masked as a whole,
+so that 0 · ∞ never appears. Source: the "double where" problem, e.g. Baydin et al. 2018, §3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import ShapeError, TraceError
+from .ir import Argument, Builder, Graph, Node, reachable
+from .ops import BOOL, NODE_OPS, REAL
+from .rewrite import RULES, simplify
+from .scalar import Scalar, SymbolicAlgebra
+
+# Jacobians of graphs up to this cost are built both ways and the cheaper one is kept.
+TRY_BOTH_BELOW_COST = 4000
+
+
+@dataclass(slots=True)
+class _Adjoint:
+    """A sensitivity, zero where ``mask`` (a boolean node, None for always) does not hold."""
+
+    value: int
+    mask: int | None
+
+
+def _settled(b: Builder, adjoint: _Adjoint) -> int:
+    if adjoint.mask is None:
+        return adjoint.value
+    return b.apply("where", adjoint.mask, adjoint.value, b.constant(0.0))
+
+
+def _accumulate(b: Builder, old: _Adjoint | None, new: _Adjoint) -> _Adjoint:
+    if old is None:
+        return new
+    if old.mask == new.mask:
+        return _Adjoint(b.apply("add", old.value, new.value), old.mask)
+    value = b.apply("add", _settled(b, old), _settled(b, new))
+    if old.mask is None or new.mask is None:
+        return _Adjoint(value, None)
+    return _Adjoint(value, b.apply("logical_or", old.mask, new.mask))
+
+
+def _partials(m: SymbolicAlgebra, node: Node, k: int) -> tuple[int, ...]:
+    """Ids of the partial derivatives of node ``k``, one per real operand."""
+    row = NODE_OPS[node.op]
+    operands = [Scalar(m.builder, a) for a in node.args]
+    value = Scalar(m.builder, k)
+    return tuple(m.node_of(rule(m, *operands, value)) for rule in row.partials)
+
+
+class _Tape:
+    """A graph copied into a rewriting builder, with memoised partial derivatives."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.builder = Builder(RULES)
+        self.algebra = SymbolicAlgebra(self.builder)
+        self.map = self.builder.absorb(graph.nodes)
+        self.outputs = [self.map[o] for o in graph.outputs]
+        # Rewriting may have merged nodes: work on the arena, not on the graph.
+        self.order = reachable(self.builder.nodes, self.outputs)
+        self._partials: dict[int, tuple[int, ...]] = {}
+
+    def partials(self, k: int) -> tuple[int, ...]:
+        """Partial derivatives of arena node ``k``."""
+        found = self._partials.get(k)
+        if found is None:
+            found = _partials(self.algebra, self.builder.nodes[k], k)
+            self._partials[k] = found
+        return found
+
+    def depends_on(self, leaves: set[int]) -> bytearray:
+        """Flags, by arena id, of the nodes that depend on ``leaves``."""
+        flags = bytearray(len(self.builder.nodes))
+        for k in self.order:
+            node = self.builder.nodes[k]
+            if k in leaves or (node.dtype == REAL and any(flags[a] for a in node.args)):
+                flags[k] = 1
+        return flags
+
+    def reverse(self, seeds: dict[int, int], wrt: Sequence[int]) -> list[int]:
+        """Sum over outputs o of seeds[o] · ∂o/∂w, for each leaf w."""
+        b = self.builder
+        active = self.depends_on(set(wrt))
+        adjoints: dict[int, _Adjoint] = {}
+        for output, seed in seeds.items():
+            adjoints[output] = _accumulate(b, adjoints.get(output), _Adjoint(seed, None))
+        for k in reversed(self.order):
+            adjoint = adjoints.get(k)
+            node = b.nodes[k]
+            if adjoint is None or not active[k] or not node.args:
+                continue
+            if node.op == "where":
+                self._reverse_where(node, adjoint, adjoints, active)
+                continue
+            for a, partial in zip(node.args, self.partials(k), strict=True):
+                if active[a]:
+                    product = b.apply("mul", adjoint.value, partial)
+                    if b.literal(product) != 0.0:
+                        adjoints[a] = _accumulate(
+                            b, adjoints.get(a), _Adjoint(product, adjoint.mask)
+                        )
+        zero = b.constant(0.0)
+        return [_settled(b, adjoints[w]) if w in adjoints else zero for w in wrt]
+
+    def _reverse_where(
+        self, node: Node, adjoint: _Adjoint, adjoints: dict[int, _Adjoint], active: bytearray
+    ) -> None:
+        b = self.builder
+        condition, x, y = node.args
+        for arm, holds in ((x, condition), (y, b.apply("logical_not", condition))):
+            if active[arm]:
+                mask = (
+                    holds
+                    if adjoint.mask is None
+                    else b.apply("logical_and", adjoint.mask, holds)
+                )
+                adjoints[arm] = _accumulate(b, adjoints.get(arm), _Adjoint(adjoint.value, mask))
+
+    def forward(self, tangents: dict[int, int]) -> list[int]:
+        """Directional derivative of each output for given leaf tangents."""
+        b = self.builder
+        zero = b.constant(0.0)
+        dot: dict[int, int] = dict(tangents)
+        for k in self.order:
+            node = b.nodes[k]
+            if not node.args or node.dtype != REAL:
+                continue
+            if node.op == "where":
+                condition, x, y = node.args
+                if x in dot or y in dot:
+                    dot[k] = b.apply("where", condition, dot.get(x, zero), dot.get(y, zero))
+                continue
+            if not any(a in dot for a in node.args):
+                continue
+            total = zero
+            for a, partial in zip(node.args, self.partials(k), strict=True):
+                if a in dot:
+                    total = b.apply("add", total, b.apply("mul", partial, dot[a]))
+            if b.literal(total) != 0.0:
+                dot[k] = total
+        return [dot.get(o, zero) for o in self.outputs]
+
+
+def _wrt_components(graph: Graph, wrt: Sequence[int] | None) -> list[tuple[int, int]]:
+    chosen = range(len(graph.arguments)) if wrt is None else wrt
+    for a in chosen:
+        if not 0 <= a < len(graph.arguments):
+            raise ShapeError(
+                f"graph {graph.name!r}: wrt names argument {a}, it has {len(graph.arguments)}"
+            )
+    return [(a, k) for a in chosen for k in range(graph.arguments[a].size)]
+
+
+def _check_real(graph: Graph) -> None:
+    for position, o in enumerate(graph.outputs):
+        if graph.nodes[o].dtype == BOOL:
+            raise TraceError(
+                f"graph {graph.name!r}: output {position} is a truth value and has no derivative; "
+                "use ag.where(condition, 1.0, 0.0) to make a number of it"
+            )
+
+
+def _jacobian(graph: Graph, components: list[tuple[int, int]], *, forward: bool) -> Graph:
+    tape = _Tape(graph)
+    b = tape.builder
+    leaves = [b.input(*c) for c in components]
+    one = b.constant(1.0)
+    m, n = len(graph.outputs), len(components)
+    if forward:
+        columns = [tape.forward({leaf: one}) for leaf in leaves]
+        entries = [columns[j][i] for i in range(m) for j in range(n)]
+    else:
+        entries = [e for o in tape.outputs for e in tape.reverse({o: one}, leaves)]
+    return Graph.build(b, entries, graph.arguments, (m, n), f"{graph.name}_jacobian")
+
+
+def jacobian(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
+    """Jacobian of the outputs, as a graph.
+
+    Args:
+        graph: m outputs (flattened).
+        wrt: positions of the arguments to differentiate by; all by default.
+
+    Returns:
+        A graph of shape (m, n), n being the number of components of those arguments, in order.
+        Forward or reverse mode, whichever gives fewer operations.
+
+    Raises:
+        TraceError: an output is a truth value.
+    """
+    _check_real(graph)
+    components = _wrt_components(graph, wrt)
+    m, n = len(graph.outputs), len(components)
+    if graph.stats.cost * min(m, n) > TRY_BOTH_BELOW_COST:
+        return simplify(_jacobian(graph, components, forward=n < m))
+    candidates = [simplify(_jacobian(graph, components, forward=f)) for f in (False, True)]
+    return min(candidates, key=lambda g: g.stats.cost)
+
+
+def value_and_jacobian(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
+    """Outputs and Jacobian as one graph with shared subexpressions: m + m·n outputs, flat."""
+    derivative = jacobian(graph, wrt)
+    b = Builder(RULES)
+    values, entries = b.absorb(graph.nodes), b.absorb(derivative.nodes)
+    outputs = [values[o] for o in graph.outputs] + [entries[o] for o in derivative.outputs]
+    return simplify(Graph.build(b, outputs, graph.arguments, None, f"{graph.name}_with_jacobian"))
+
+
+def jvp(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
+    """Jacobian-vector product. Adds an argument ``tangent`` (n,); outputs keep their shape."""
+    _check_real(graph)
+    components = _wrt_components(graph, wrt)
+    tape = _Tape(graph)
+    b = tape.builder
+    extra = len(graph.arguments)
+    seeds = {b.input(*c): b.input(extra, k) for k, c in enumerate(components)}
+    arguments = (*graph.arguments, Argument("tangent", (len(components),)))
+    out = tape.forward(seeds)
+    return simplify(Graph.build(b, out, arguments, graph.output_shape, f"{graph.name}_jvp"))
+
+
+def vjp(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
+    """Vector-Jacobian product. Adds an argument ``cotangent`` (m,); the output has shape (n,)."""
+    _check_real(graph)
+    components = _wrt_components(graph, wrt)
+    tape = _Tape(graph)
+    b = tape.builder
+    extra = len(graph.arguments)
+    seeds: dict[int, int] = {}
+    for k, o in enumerate(tape.outputs):  # outputs may coincide
+        seed = b.input(extra, k)
+        seeds[o] = b.apply("add", seeds[o], seed) if o in seeds else seed
+    arguments = (*graph.arguments, Argument("cotangent", (len(graph.outputs),)))
+    out = tape.reverse(seeds, [b.input(*c) for c in components])
+    return simplify(Graph.build(b, out, arguments, (len(components),), f"{graph.name}_vjp"))
+
+
+def _scalar_gradient(graph: Graph, wrt: Sequence[int] | None) -> Graph:
+    if len(graph.outputs) != 1:
+        raise ShapeError(
+            f"graph {graph.name!r}: second derivatives need one output, it has "
+            f"{len(graph.outputs)}; take them output by output"
+        )
+    gradient = jacobian(graph, wrt)
+    n = len(gradient.outputs)
+    return Graph(gradient.nodes, gradient.outputs, gradient.arguments, (n,), graph.name)
+
+
+def hessian(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
+    """Matrix (n, n) of second derivatives of a scalar graph."""
+    return jacobian(_scalar_gradient(graph, wrt), wrt)
+
+
+def hvp(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
+    """Hessian-vector product of a scalar graph. Adds an argument ``tangent`` (n,)."""
+    return jvp(_scalar_gradient(graph, wrt), wrt)

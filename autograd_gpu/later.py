@@ -1,0 +1,37 @@
+"""Names of the public face that this version does not have yet, and what they will be."""
+
+from __future__ import annotations
+
+LATER: dict[str, str] = {
+    "Value": "eager scalar graphs",
+    "CompiledResiduals": "residuals built one by one, grouped and compiled",
+    "CompiledResidualsGPU": "residuals built one by one, grouped and compiled for WGSL",
+    "NonlinearLeastSquares": "solving over eager scalar graphs",
+    "GPUBatchExecutor": "batches of eager scalar graphs",
+    "enable_gpu": "a process-wide default backend",
+    "least_squares": "SciPy's least_squares interface",
+    "curve_fit": "SciPy's curve_fit interface",
+    "losses": "robust losses",
+    "manifolds": "manifolds",
+    "interop": "bridges to networkx, SymPy and JAX",
+    "compile_to_jax": "the JAX backend",
+    "cache": "caches on disk",
+    "telemetry": "telemetry",
+    "debug_nans": "finding the first op that gave NaN",
+    "probe": "reading back named intermediates",
+    "tune": "autotuning of schedules",
+    "warm_up": "compiling ahead of the first solve",
+    "solve_batch": "many small solves at once",
+}
+
+
+def refuse(name: str) -> object:
+    """Module ``__getattr__`` of the package.
+
+    Raises:
+        NotImplementedError: the name is planned; says what it is.
+        AttributeError: there is no such name.
+    """
+    if name in LATER:
+        raise NotImplementedError(f"autograd_gpu.{name}: {LATER[name]}")
+    raise AttributeError(f"module 'autograd_gpu' has no attribute {name!r}")

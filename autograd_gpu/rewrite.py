@@ -1,0 +1,359 @@
+"""Rewrite rules: equal values, fewer operations.
+
+A rule looks at one application and returns a replacement or None. ``RULES`` is the table that a
+``Builder`` applies as nodes are made, so derivatives come out simplified. Rules keep values for
+all finite operands; as everywhere in automatic differentiation, ``0 · x`` is 0 even where x is
+not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .ir import Builder, Graph, Node, Rule
+from .ops import BOOL, NODE_OPS
+
+
+def fold(op: str) -> Rule:
+    """Evaluate an application of literals."""
+    row = NODE_OPS[op]
+
+    def rule(b: Builder, args: tuple[int, ...]) -> int | None:
+        values: list[Any] = [b.literal(a) for a in args]
+        if any(v is None for v in values):
+            return None
+        with np.errstate(all="ignore"):
+            result = row.numpy(*values)
+        if row.result == BOOL:
+            return b.constant(bool(result))
+        # A pole stays visible as an operation: no target has a literal for infinity or NaN.
+        return b.constant(float(result)) if math.isfinite(result) else None
+
+    return rule
+
+
+def _neg_operand(b: Builder, node: int) -> int | None:
+    """x of -x, or -c of a negative literal."""
+    row = b.nodes[node]
+    if row.op == "neg":
+        return row.args[0]
+    value = b.literal(node)
+    if isinstance(value, float) and value < 0.0:
+        return b.constant(-value)
+    return None
+
+
+def _scaled(b: Builder, node: int) -> tuple[float, int] | None:
+    """(c, x) of a node c · x with a literal c."""
+    row = b.nodes[node]
+    if row.op == "mul":
+        for c, x in (row.args, row.args[::-1]):
+            value = b.literal(c)
+            if isinstance(value, float):
+                return value, x
+    return None
+
+
+def _add(b: Builder, args: tuple[int, ...]) -> int | None:
+    x, y = args
+    for p, q in ((x, y), (y, x)):
+        if b.literal(p) == 0.0:
+            return q
+        if b.nodes[p].op == "neg":
+            return b.apply("sub", q, b.nodes[p].args[0])
+    if x == y:
+        return b.apply("mul", b.constant(2.0), x)
+    return _collect(b, x, y, 1.0)
+
+
+def _collect(b: Builder, x: int, y: int, sign: float) -> int | None:
+    """Merge c·u ± d·u into (c ± d)·u."""
+    cx, u = _scaled(b, x) or (1.0, x)
+    cy, v = _scaled(b, y) or (1.0, y)
+    if u == v:
+        return b.apply("mul", b.constant(cx + sign * cy), u)
+    return None
+
+
+def _sub(b: Builder, args: tuple[int, ...]) -> int | None:
+    x, y = args
+    if x == y:
+        return b.constant(0.0)
+    if b.literal(y) == 0.0:
+        return x
+    if b.literal(x) == 0.0:
+        return b.apply("neg", y)
+    if b.nodes[y].op == "neg":
+        return b.apply("add", x, b.nodes[y].args[0])
+    if b.nodes[x].op == "neg":
+        return b.apply("neg", b.apply("add", b.nodes[x].args[0], y))
+    return _collect(b, x, y, -1.0)
+
+
+def _mul(b: Builder, args: tuple[int, ...]) -> int | None:
+    x, y = args
+    for p, q in ((x, y), (y, x)):
+        c = b.literal(p)
+        if c is None:
+            if b.nodes[p].op == "neg":
+                return b.apply("neg", b.apply("mul", b.nodes[p].args[0], q))
+            continue
+        if c == 0.0:
+            return b.constant(0.0)
+        if c == 1.0:
+            return q
+        if c < 0.0:  # literals stay positive, signs move outwards until a sum takes them
+            return b.apply("neg", b.apply("mul", b.constant(-c), q))
+        if b.nodes[q].op == "neg":
+            return b.apply("neg", b.apply("mul", p, b.nodes[q].args[0]))
+        absorbed = _absorb(b, c, q)
+        if absorbed is not None:
+            return absorbed
+        row = b.nodes[q]
+        for u, v in (row.args, row.args[::-1]) if row.op == "mul" else ():
+            absorbed = _absorb(b, c, v)
+            if absorbed is not None:
+                return b.apply("mul", u, absorbed)
+    return None
+
+
+def _absorb(b: Builder, c: float, node: int) -> int | None:
+    """c · node where a literal inside ``node`` can take the factor at no cost."""
+    value = b.literal(node)
+    if isinstance(value, float):
+        return b.constant(c * value)
+    row = b.nodes[node]
+    if row.op == "mul":
+        scaled = _scaled(b, node)
+        return None if scaled is None else b.apply("mul", b.constant(c * scaled[0]), scaled[1])
+    if row.op == "div":
+        top = b.literal(row.args[0])
+        return b.apply("div", b.constant(c * top), row.args[1]) if isinstance(top, float) else None
+    if row.op == "where":
+        arms = [_absorb(b, c, arm) for arm in row.args[1:]]
+        if arms[0] is not None and arms[1] is not None:
+            return b.apply("where", row.args[0], arms[0], arms[1])
+    return None
+
+
+def _div(b: Builder, args: tuple[int, ...]) -> int | None:
+    x, y = args
+    if b.literal(x) == 0.0:
+        return x
+    c = b.literal(y)
+    if isinstance(c, float) and c != 0.0:
+        if c == 1.0:
+            return x
+        if math.frexp(abs(c))[0] == 0.5 and math.isfinite(1.0 / c):  # exact for powers of two
+            return b.apply("mul", b.constant(1.0 / c), x)
+    for p in (x, y):
+        if b.nodes[p].op == "neg":
+            inner = b.nodes[p].args[0]
+            return b.apply("neg", b.apply("div", *((inner, y) if p == x else (x, inner))))
+    return None
+
+
+def _neg(b: Builder, args: tuple[int, ...]) -> int | None:
+    row = b.nodes[args[0]]
+    if row.op == "neg":
+        return row.args[0]
+    if row.op == "sub":
+        return b.apply("sub", row.args[1], row.args[0])
+    return None
+
+
+def _integer_power(b: Builder, x: int, exponent: int) -> int:
+    """x ** exponent by repeated squaring, exponent >= 1."""
+    result: int | None = None
+    base = x
+    while True:
+        if exponent & 1:
+            result = base if result is None else b.apply("mul", result, base)
+        exponent >>= 1
+        if not exponent:
+            assert result is not None
+            return result
+        base = b.apply("mul", base, base)
+
+
+def _pow(b: Builder, args: tuple[int, ...]) -> int | None:
+    x, exponent = args[0], b.literal(args[1])
+    if not isinstance(exponent, float):
+        return None
+    if exponent == 0.0:
+        return b.constant(1.0)
+    if exponent == 0.5:
+        return b.apply("sqrt", x)
+    if exponent.is_integer() and 0.0 < exponent <= 16.0:
+        return _integer_power(b, x, int(exponent))
+    if exponent.is_integer() and -8.0 <= exponent < 0.0:
+        return b.apply("div", b.constant(1.0), _integer_power(b, x, int(-exponent)))
+    return None
+
+
+def _even(op: str) -> Rule:
+    def rule(b: Builder, args: tuple[int, ...]) -> int | None:
+        inner = _neg_operand(b, args[0])
+        return None if inner is None else b.apply(op, inner)
+
+    return rule
+
+
+def _odd(op: str) -> Rule:
+    def rule(b: Builder, args: tuple[int, ...]) -> int | None:
+        row = b.nodes[args[0]]
+        return b.apply("neg", b.apply(op, row.args[0])) if row.op == "neg" else None
+
+    return rule
+
+
+def _sqrt(b: Builder, args: tuple[int, ...]) -> int | None:
+    row = b.nodes[args[0]]
+    if row.op == "mul" and row.args[0] == row.args[1]:
+        return b.apply("abs", row.args[0])
+    return None
+
+
+def _abs(b: Builder, args: tuple[int, ...]) -> int | None:
+    row = b.nodes[args[0]]
+    if row.op in ("abs", "sqrt", "exp", "hypot"):
+        return args[0]
+    if row.op == "mul" and row.args[0] == row.args[1]:
+        return args[0]
+    return None
+
+
+def _same(b: Builder, args: tuple[int, ...]) -> int | None:
+    return args[0] if args[0] == args[1] else None
+
+
+def _where(b: Builder, args: tuple[int, ...]) -> int | None:
+    condition, x, y = args
+    known = b.literal(condition)
+    if known is not None:
+        return x if known else y
+    if x == y:
+        return x
+    row = b.nodes[condition]
+    if row.op == "logical_not":
+        return b.apply("where", row.args[0], y, x)
+    return None
+
+
+def _and(b: Builder, args: tuple[int, ...]) -> int | None:
+    for p, q in (args, args[::-1]):
+        known = b.literal(p)
+        if known is not None:
+            return q if known else b.constant(False)
+    return _same(b, args)
+
+
+def _or(b: Builder, args: tuple[int, ...]) -> int | None:
+    for p, q in (args, args[::-1]):
+        known = b.literal(p)
+        if known is not None:
+            return b.constant(True) if known else q
+    return _same(b, args)
+
+
+def _not(b: Builder, args: tuple[int, ...]) -> int | None:
+    row = b.nodes[args[0]]
+    return row.args[0] if row.op == "logical_not" else None
+
+
+IDENTITIES: dict[str, tuple[Rule, ...]] = {
+    "add": (_add,),
+    "sub": (_sub,),
+    "mul": (_mul,),
+    "div": (_div,),
+    "neg": (_neg,),
+    "pow": (_pow,),
+    "sqrt": (_sqrt,),
+    "abs": (_even("abs"), _abs),
+    "cos": (_even("cos"),),
+    "cosh": (_even("cosh"),),
+    **{op: (_odd(op),) for op in ("sin", "tan", "asin", "atan", "sinh", "tanh", "erf", "cbrt")},
+    "minimum": (_same,),
+    "maximum": (_same,),
+    "where": (_where,),
+    "logical_and": (_and,),
+    "logical_or": (_or,),
+    "logical_not": (_not,),
+}
+"""Identities and strength reduction by op."""
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    op: (fold(op), *IDENTITIES.get(op, ())) for op in NODE_OPS
+}
+"""All rules by op, literal folding first."""
+
+
+def use_counts(nodes: Sequence[Node], outputs: Sequence[int]) -> list[int]:
+    """How many operands and outputs refer to each node."""
+    counts = [0] * len(nodes)
+    for node in nodes:
+        for a in node.args:
+            counts[a] += 1
+    for o in outputs:
+        counts[o] += 1
+    return counts
+
+
+def factor(graph: Graph) -> Graph:
+    """Turn a·x ± a·y into a·(x ± y) where both products serve nothing else."""
+    uses = use_counts(graph.nodes, graph.outputs)
+    builder = Builder(RULES)
+    new: list[int] = []
+    for node in graph.nodes:
+        shared = _common_factor(graph.nodes, uses, node)
+        if shared is not None:
+            a, x, y = (new[k] for k in shared)
+            new.append(builder.apply("mul", a, builder.apply(node.op, x, y)))
+        elif node.op in ("const", "input"):
+            new.extend(builder.absorb((node,)))
+        else:
+            new.append(builder.apply(node.op, *(new[a] for a in node.args)))
+    return Graph.build(
+        builder, (new[o] for o in graph.outputs), graph.arguments, graph.output_shape, graph.name
+    )
+
+
+def _common_factor(
+    nodes: Sequence[Node], uses: list[int], node: Node
+) -> tuple[int, int, int] | None:
+    """(a, x, y) if ``node`` is a·x ± a·y and its operands are used nowhere else."""
+    if node.op not in ("add", "sub"):
+        return None
+    left, right = (nodes[a] for a in node.args)
+    if left.op != "mul" or right.op != "mul" or any(uses[a] != 1 for a in node.args):
+        return None
+    for k in (0, 1):
+        for j in (0, 1):
+            if left.args[k] == right.args[j]:
+                return left.args[k], left.args[1 - k], right.args[1 - j]
+    return None
+
+
+def simplify(graph: Graph) -> Graph:
+    """An equal graph with fewer operations: rules, factoring, common subexpressions once.
+
+    Repeats until the op count stops falling (three passes are typical).
+    """
+    best = _rebuild(graph)
+    while True:
+        candidate = factor(best)
+        if candidate.stats.cost >= best.stats.cost:
+            return best
+        best = candidate
+
+
+def _rebuild(graph: Graph) -> Graph:
+    builder = Builder(RULES)
+    new = builder.absorb(graph.nodes)
+    return Graph.build(
+        builder, (new[o] for o in graph.outputs), graph.arguments, graph.output_shape, graph.name
+    )

@@ -1,0 +1,1 @@
+"""Devices, compilation, buffers and dispatch: one module per engine."""

@@ -1,0 +1,198 @@
+"""Kernels of the sparse assembly on the CPU, and their compilation by Numba.
+
+They are plain Python functions; `kernel` compiles the ones that are used, once per process, with
+explicit signatures. They release the GIL and take a range, so that a pool of threads can share the
+work: that compiles several times faster than Numba's own `prange`. Indices and bounds are trusted.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Index = NDArray[np.integer[Any]]
+
+
+def _transpose(
+    indptr: Index,
+    indices: Index,
+    column_start: Index,
+    rows: Index,
+    positions: Index,
+) -> None:
+    """Turn CSR into columns: starts (zero on entry), rows and positions of the entries."""
+    for k in range(indices.size):
+        column_start[indices[k] + 1] += 1
+    for c in range(column_start.size - 1):
+        column_start[c + 1] += column_start[c]
+    for i in range(indptr.size - 1):
+        for p in range(indptr[i], indptr[i + 1]):
+            c = indices[p]
+            rows[column_start[c]] = i
+            positions[column_start[c]] = p
+            column_start[c] += 1
+    # Each start has moved to the start of the next column: shift back.
+    for c in range(column_start.size - 1, 0, -1):
+        column_start[c] = column_start[c - 1]
+    column_start[0] = 0
+
+
+def _count_upper(
+    first: int, last: int, indptr: Index, indices: Index, column_start: Index, rows: Index,
+    seen: Index, counts: Index,
+) -> None:  # fmt: skip
+    """Count the entries of rows first … last - 1 of the upper triangle of JᵀJ."""
+    for a in range(first, last):
+        seen[a] = a
+        count = 1
+        for t in range(column_start[a], column_start[a + 1]):
+            i = rows[t]
+            for p in range(indptr[i], indptr[i + 1]):
+                b = indices[p]
+                if b > a and seen[b] != a:
+                    seen[b] = a
+                    count += 1
+        counts[a] = count
+
+
+def _fill_upper(
+    first: int, last: int, indptr: Index, indices: Index, column_start: Index, rows: Index,
+    seen: Index, out_indptr: Index, out_indices: Index,
+) -> None:  # fmt: skip
+    """Write the columns of those rows, the diagonal first, the others as they are met."""
+    for a in range(first, last):
+        seen[a] = a
+        end = out_indptr[a]
+        out_indices[end] = a
+        end += 1
+        for t in range(column_start[a], column_start[a + 1]):
+            i = rows[t]
+            for p in range(indptr[i], indptr[i + 1]):
+                b = indices[p]
+                if b > a and seen[b] != a:
+                    seen[b] = a
+                    out_indices[end] = b
+                    end += 1
+
+
+def _upper_gram(
+    first: int, last: int, indptr: Index, indices: Index, values: Float,
+    column_start: Index, rows: Index, positions: Index, sorted_rows: bool, work: Float,
+    out_indptr: Index, out_indices: Index, out: Float,
+) -> None:  # fmt: skip
+    """Sum rows of the upper triangle of JᵀJ in a dense work vector that is zero between rows."""
+    for a in range(first, last):
+        for t in range(column_start[a], column_start[a + 1]):
+            i = rows[t]
+            own = values[positions[t]]
+            # In a sorted row without duplicates the columns b >= a begin at the entry itself.
+            begin = positions[t] if sorted_rows else indptr[i]
+            for p in range(begin, indptr[i + 1]):
+                b = indices[p]
+                if b >= a:
+                    work[b] += own * values[p]
+        for t in range(out_indptr[a], out_indptr[a + 1]):
+            b = out_indices[t]
+            out[t] = work[b]
+            work[b] = 0.0
+
+
+def _transposed_product(
+    first: int, last: int, values: Float, column_start: Index, rows: Index,
+    positions: Index, vector: Float, out: Float,
+) -> None:  # fmt: skip
+    """Sum entries first … last - 1 of Jᵀ·vector."""
+    for a in range(first, last):
+        total = 0.0
+        for t in range(column_start[a], column_start[a + 1]):
+            total += values[positions[t]] * vector[rows[t]]
+        out[a] = total
+
+
+def _product(
+    first: int, last: int, indptr: Index, indices: Index, values: Float, vector: Float, out: Float
+) -> None:  # fmt: skip
+    """Sum entries first … last - 1 of J·vector."""
+    for i in range(first, last):
+        total = 0.0
+        for p in range(indptr[i], indptr[i + 1]):
+            total += values[p] * vector[indices[p]]
+        out[i] = total
+
+
+def _column_squared_norms(
+    first: int, last: int, values: Float, column_start: Index, rows: Index,
+    positions: Index, out: Float,
+) -> None:  # fmt: skip
+    """Sum the squared norms of columns first … last - 1 of J."""
+    for a in range(first, last):
+        total = 0.0
+        t = column_start[a]
+        while t < column_start[a + 1]:
+            # Entries of one row stand together; duplicates add up before they are squared.
+            row = rows[t]
+            entry = 0.0
+            while t < column_start[a + 1] and rows[t] == row:
+                entry += values[positions[t]]
+                t += 1
+            total += entry * entry
+        out[a] = total
+
+
+def _expand_rows(
+    first: int, last: int, offset: int, indptr: Index, indices: Index, values: Float, out: Float
+) -> None:  # fmt: skip
+    """Write rows first … last - 1 of J in full, row `offset` at the top of `out`."""
+    for i in range(first, last):
+        out[i - offset, :] = 0.0
+        for p in range(indptr[i], indptr[i + 1]):
+            out[i - offset, indices[p]] += values[p]
+
+
+# Argument types: n integer, b boolean, I/K index arrays of J and of JᵀJ, F float array, M matrix;
+# "+" marks arrays that the kernel writes. The others are declared read-only, which takes both.
+_KERNELS: dict[str, tuple[Callable[..., None], str]] = {
+    "transpose": (_transpose, "I I I+ I+ I+"),
+    "count_upper": (_count_upper, "n n I I I I I+ L+"),
+    "fill_upper": (_fill_upper, "n n I I I I I+ K K+"),
+    "upper_gram": (_upper_gram, "n n I I F I I I b F+ K K F+"),
+    "transposed_product": (_transposed_product, "n n F I I I F F+"),
+    "product": (_product, "n n I I F F F+"),
+    "column_squared_norms": (_column_squared_norms, "n n F I I I F+"),
+    "expand_rows": (_expand_rows, "n n n I I F M+"),
+}
+
+
+@functools.cache
+def kernel(name: str, index_type: str, gram_index_type: str = "int32") -> Callable[..., None]:
+    """Compile one of the kernels for the given index widths ("int32" or "int64")."""
+    numba: Any = importlib.import_module("numba")
+    types: Any = numba.types
+    element = {
+        "I": getattr(types, index_type),
+        "K": getattr(types, gram_index_type),
+        "L": types.int64,
+        "F": types.float64,
+        "M": types.float64,
+    }
+
+    def argument(code: str) -> Any:
+        if code == "n":
+            return types.int64
+        if code == "b":
+            return types.boolean
+        dimensions = 2 if code[0] == "M" else 1
+        return types.Array(element[code[0]], dimensions, "C", readonly=not code.endswith("+"))
+
+    function, codes = _KERNELS[name]
+    signature = types.void(*(argument(code) for code in codes.split()))
+    try:
+        return numba.njit(signature, nogil=True, cache=True)(function)
+    except RuntimeError:  # no folder that a cache could be written to
+        return numba.njit(signature, nogil=True)(function)

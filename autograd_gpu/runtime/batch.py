@@ -1,0 +1,182 @@
+"""What a backend gets: residual groups bound to parameters and data, and what it gives back.
+
+A *session* holds everything that one problem needs on one backend: compiled kernels, uploaded
+indices and data, output buffers. It is made once per problem and evaluated many times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codegen.kernel import Kernel, Product, Topology, make_kernel
+from ..codegen.render import Source
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterBinding:
+    """Which block of a parameter array each element gathers.
+
+    Attributes:
+        base: position of the array's first number among all parameters.
+        blocks: number of blocks in the array.
+        offset, stride: element e gathers block ``offset + stride * e`` …
+        indices: … unless this is given, ``(count,)``.
+    """
+
+    base: int
+    blocks: int
+    offset: int = 0
+    stride: int = 1
+    indices: IndexArray | None = None
+
+    def block_of(self, count: int) -> IndexArray:
+        """Block gathered by each of ``count`` elements."""
+        if self.indices is not None:
+            return self.indices
+        return self.offset + self.stride * np.arange(count, dtype=np.int64)
+
+    def part(self, start: int, stop: int) -> ParameterBinding:
+        """The binding of elements ``start`` to ``stop``."""
+        return ParameterBinding(
+            base=self.base,
+            blocks=self.blocks,
+            offset=self.offset + self.stride * start,
+            stride=self.stride,
+            indices=None if self.indices is None else self.indices[start:stop],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataBinding:
+    """Rows of data: ``(count, size)``, or ``(1, size)`` for a row that all elements share."""
+
+    values: FloatArray
+    shared: bool
+
+    def part(self, start: int, stop: int) -> DataBinding:
+        """The binding of elements ``start`` to ``stop``."""
+        return self if self.shared else DataBinding(values=self.values[start:stop], shared=False)
+
+
+Binding = ParameterBinding | DataBinding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundGroup:
+    """A batch of elements of one topology; ``bindings`` are in slot order."""
+
+    name: str
+    topology: Topology
+    count: int
+    bindings: tuple[Binding, ...]
+
+    def kernel(self, product: Product) -> Kernel:
+        """Kernel of a product; groups of equal topology share it."""
+        return make_kernel(self.topology, product)
+
+    @property
+    def residual_size(self) -> int:
+        """Residuals per element."""
+        return len(self.topology.graph.outputs)
+
+    def part(self, start: int, stop: int) -> BoundGroup:
+        """Elements ``start`` to ``stop``."""
+        return BoundGroup(
+            name=self.name,
+            topology=self.topology,
+            count=stop - start,
+            bindings=tuple(b.part(start, stop) for b in self.bindings),
+        )
+
+
+class Session(Protocol):
+    """One problem on one backend.
+
+    Parameters are all arrays of the problem, concatenated, float64. Residuals come group by
+    group, element by element. Jacobian values come in the same order, row-major per element,
+    structural zeros left out (``Kernel.entries`` says which is which). Returned arrays are the
+    session's own and hold until the next call of the same method.
+    """
+
+    @property
+    def description(self) -> str:
+        """Device or processor, for reports."""
+        ...
+
+    def residuals(self, parameters: FloatArray) -> FloatArray:
+        """All residuals."""
+        ...
+
+    def cost(self, parameters: FloatArray) -> float:
+        """½‖r‖² over all groups."""
+        ...
+
+    def residual_jacobian(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """All residuals, and the Jacobian's values."""
+        ...
+
+    def sources(self) -> Sequence[Source]:
+        """Generated text of each distinct kernel compiled so far."""
+        ...
+
+    def close(self) -> None:
+        """Free what the session owns."""
+        ...
+
+
+class HostArrays:
+    """Output arrays of a session on the host, allocated once; constants of J are filled in.
+
+    Attributes:
+        residuals: all residuals.
+        jacobian: all Jacobian values, structural constants included.
+        residual_offsets, jacobian_offsets: first position of each group, and the total.
+    """
+
+    def __init__(self, groups: Sequence[BoundGroup], real: np.dtype[np.floating]) -> None:
+        rows = [g.count * g.residual_size for g in groups]
+        kernels = [g.kernel(Product.RESIDUAL_JACOBIAN) for g in groups]
+        values = [g.count * len(k.entries) for g, k in zip(groups, kernels, strict=True)]
+        self.residual_offsets = np.concatenate([[0], np.cumsum(rows)]).astype(int).tolist()
+        self.jacobian_offsets = np.concatenate([[0], np.cumsum(values)]).astype(int).tolist()
+        self.residuals = np.zeros(self.residual_offsets[-1], real)
+        self.jacobian = np.zeros(self.jacobian_offsets[-1], real)
+        for k, (group, kernel) in enumerate(zip(groups, kernels, strict=True)):
+            if kernel.entries:
+                constants = [e.constant for e in kernel.entries]
+                self.group_jacobian(k).reshape(group.count, -1)[:] = constants
+
+    def group_residuals(self, k: int) -> NDArray[np.floating]:
+        """Residuals of group k, flat."""
+        return self.residuals[self.residual_offsets[k] : self.residual_offsets[k + 1]]
+
+    def group_jacobian(self, k: int) -> NDArray[np.floating]:
+        """Jacobian values of group k, flat."""
+        return self.jacobian[self.jacobian_offsets[k] : self.jacobian_offsets[k + 1]]
+
+
+class SessionContext:
+    """``with`` for sessions."""
+
+    def close(self) -> None:
+        """Free what the session owns; nothing by default."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

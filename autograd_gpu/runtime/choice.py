@@ -1,0 +1,147 @@
+"""Which backend evaluates a problem, in which precision, and why: one place, said aloud.
+
+The rule is small and hand-set from measurements (docs/performance.md); it takes the features that
+a learned model would take.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import DeviceError, InputError
+from .batch import BoundGroup, Session
+
+if TYPE_CHECKING:
+    from .device import Device
+
+BACKENDS = ("numpy", "numba", "jax", "wgsl")
+ALIASES = {"cpu": "numba", "gpu": "wgsl"}
+PRECISIONS = ("auto", "float32", "float64", "mixed", "float64-native", "float64-emulated")
+
+GPU_MIN_RESIDUALS = 200_000
+"""Below this a hardware GPU loses to the CPU: an upload, a submit and a read-back take 0.3 ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendChoice:
+    """A backend and precision that exist here, and the sentence that says why."""
+
+    backend: str
+    precision: str
+    reason: str
+    device: Device | None = None
+
+    @property
+    def session_key(self) -> tuple[object, ...]:
+        """What distinguishes sessions."""
+        return (self.backend, self.precision, id(self.device))
+
+
+def choose_backend(
+    backend: str, precision: str, device: Device | str | None, residuals: int
+) -> BackendChoice:
+    """Resolve what the user asked for.
+
+    Args:
+        backend: ``auto``, a backend, or an alias.
+        precision: ``auto`` or a precision.
+        device: device, or part of an adapter's name, for ``wgsl``.
+        residuals: number of residuals of the problem.
+
+    Raises:
+        InputError: unknown backend or precision.
+        NotImplementedError: a backend or precision that is not available yet.
+        DeviceError: ``wgsl`` was asked for and no adapter exists.
+    """
+    wanted = ALIASES.get(backend, backend)
+    if wanted != "auto" and wanted not in BACKENDS:
+        raise InputError(
+            f"backend={backend!r} is unknown; expected auto, {', '.join(BACKENDS)}, "
+            f"{' or '.join(ALIASES)}"
+        )
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"precision={precision!r} is unknown; expected one of {', '.join(PRECISIONS)}"
+        )
+    reason = "as requested"
+    if wanted == "auto":
+        wanted, reason = _auto(precision, device, residuals)
+    if wanted == "jax":
+        raise NotImplementedError("backend='jax': the JAX backend")
+    if wanted == "wgsl":
+        return _wgsl(precision, device, reason)
+    if precision in ("mixed", "float64-native", "float64-emulated"):
+        raise InputError(
+            f"precision={precision!r} belongs to backend 'wgsl'; the CPU has float32 and float64"
+        )
+    resolved = "float64" if precision == "auto" else precision
+    return BackendChoice(backend=wanted, precision=resolved, reason=reason)
+
+
+def _auto(precision: str, device: Device | str | None, residuals: int) -> tuple[str, str]:
+    if device is not None:
+        return "wgsl", "a device was given"
+    if precision == "float32" and residuals >= GPU_MIN_RESIDUALS:
+        hardware = _hardware_adapter()
+        if hardware is not None:
+            return "wgsl", f"float32 and {residuals} residuals on {hardware}"
+    if importlib.util.find_spec("numba") is None:
+        warnings.warn(
+            "Numba is not installed, so backend='auto' evaluates with NumPy, about 50 times "
+            "slower; pip install numba",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return "numpy", "Numba is not installed"
+    if precision == "float32":
+        return "numba", f"{residuals} residuals are too few for a GPU, or there is none"
+    return "numba", "float64, and the linear solver runs on the CPU"
+
+
+def _hardware_adapter() -> str | None:
+    from .adapters import devices
+
+    try:
+        return next((a.name for a in devices() if not a.is_software), None)
+    except DeviceError:
+        return None
+
+
+def _wgsl(precision: str, device: Device | str | None, reason: str) -> BackendChoice:
+    from .device import Device, default_device
+
+    if precision not in ("auto", "float32"):
+        raise NotImplementedError(
+            f"precision={precision!r} on backend 'wgsl': float64 arithmetic in WGSL; use "
+            "precision='float32', or backend='numba' for float64"
+        )
+    if device is None:
+        opened = default_device()
+    else:
+        opened = Device(device) if isinstance(device, str) else device
+    if opened.adapter.is_software:
+        reason += f"; {opened.adapter.name} is a software adapter, slower than backend='numba'"
+    if precision == "auto":
+        reason += "; float32, since mixed precision is not available yet"
+    return BackendChoice(backend="wgsl", precision="float32", reason=reason, device=opened)
+
+
+def open_session(
+    choice: BackendChoice, groups: Sequence[BoundGroup], parameter_count: int
+) -> Session:
+    """Compile and upload what a choice needs."""
+    if choice.backend == "numpy":
+        from .numpy_backend import NumpySession
+
+        return NumpySession(groups, parameter_count, choice.precision)
+    if choice.backend == "numba":
+        from .numba_backend import NumbaSession
+
+        return NumbaSession(groups, parameter_count, choice.precision)
+    from .wgsl_backend import WgslSession
+
+    return WgslSession(groups, parameter_count, choice.precision, choice.device)

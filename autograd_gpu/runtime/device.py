@@ -1,0 +1,333 @@
+"""An opened WebGPU device: granted limits and features, compiled pipelines, counters."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autograd_gpu.codegen.program import BindingKind, BufferSpec, PipelineSpec
+from autograd_gpu.errors import DeviceError, DeviceLimitError, DeviceLostError, KernelError
+from autograd_gpu.runtime.adapters import AdapterInfo, find_adapter, load_wgpu
+
+# Used where the adapter has them; everything else stays off, as in a browser.
+OPTIONAL_FEATURES = ("timestamp-query", "shader-f64", "shader-float32-atomic", "subgroup")
+RAISED_LIMITS = (
+    "max-storage-buffer-binding-size",
+    "max-buffer-size",
+    "max-storage-buffers-per-shader-stage",
+)
+PIPELINE_CACHE_SIZE = 256
+
+_LAYOUT_TYPES: dict[BindingKind, str] = {
+    "uniform": "uniform",
+    "read": "read-only-storage",
+    "write": "storage",
+}
+_ERROR_LINE = re.compile(r"┌─ [^\n]*?:(\d+):\d+")
+
+
+@dataclass(slots=True)
+class DeviceCounters:
+    """What a device has been asked to do so far; bytes are those of host data."""
+
+    dispatches: int = 0
+    submits: int = 0
+    readbacks: int = 0
+    buffers_created: int = 0
+    pipelines_created: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    def snapshot(self) -> DeviceCounters:
+        """A copy that does not change any more."""
+        return replace(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPipeline:
+    """wgpu's pipeline, and the layout that its bind groups are made with."""
+
+    pipeline: Any
+    bind_group_layout: Any
+
+
+class Device:
+    """A WebGPU device, opened when first used.
+
+    Args:
+        adapter: a part of the adapter's name, an ``AdapterInfo``, or None for the default.
+        limits: limits to ask for, by WebGPU's name with dashes; lower ones than the adapter's
+            make any machine behave like a smaller one, such as a browser.
+        features: optional features to use where the adapter has them; None for all that this
+            package knows how to use.
+
+    A device owns its compiled pipelines; buffers belong to whoever created them. All methods
+    may be called from several threads.
+
+    Raises:
+        DeviceError: when first used, if there is no such adapter or it refuses.
+        DeviceLimitError: when first used, if a limit is above the adapter's.
+    """
+
+    def __init__(
+        self,
+        adapter: str | AdapterInfo | None = None,
+        limits: Mapping[str, int] | None = None,
+        features: Iterable[str] | None = None,
+    ) -> None:
+        self._adapter = adapter
+        self._wanted_limits = {k.replace("_", "-"): int(v) for k, v in (limits or {}).items()}
+        self._wanted_features = tuple(OPTIONAL_FEATURES if features is None else features)
+        self._lock = threading.RLock()
+        self._opened: tuple[AdapterInfo, Any] | None = None
+        self._closed = False
+        self._layouts: dict[tuple[BindingKind, ...], tuple[Any, Any]] = {}
+        self._pipelines: OrderedDict[tuple[str, str, tuple[BindingKind, ...]], CompiledPipeline]
+        self._pipelines = OrderedDict()
+        self.counters = DeviceCounters()
+
+    # -- what was opened ---------------------------------------------------------------------
+
+    @property
+    def adapter(self) -> AdapterInfo:
+        """The adapter that the device runs on."""
+        return self._open()[0]
+
+    @property
+    def wgpu_device(self) -> Any:
+        """The device object of wgpu itself, to share with a renderer."""
+        return self._open()[1]
+
+    @property
+    def queue(self) -> Any:
+        """The queue object of wgpu for this device."""
+        return self._open()[1].queue
+
+    @property
+    def name(self) -> str:
+        """The adapter's name and the graphics API in use."""
+        return f"{self.adapter.name} ({self.adapter.backend})"
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Optional features that kernels on this device may use."""
+        return frozenset(map(str, self.wgpu_device.features))
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Limits in force, by WebGPU's name with dashes; sizes in bytes."""
+        return {str(name): int(value) for name, value in self.wgpu_device.limits.items()}
+
+    def __repr__(self) -> str:
+        if self._opened is None:
+            return f"Device({self._adapter!r}, not opened)"
+        return f"Device({self.name!r})"
+
+    def _open(self) -> tuple[AdapterInfo, Any]:
+        with self._lock:
+            if self._closed:
+                raise DeviceError("this device has been closed; open another Device")
+            if self._opened is None:
+                self._opened = self._request()
+            return self._opened
+
+    def _request(self) -> tuple[AdapterInfo, Any]:
+        info, adapter = find_adapter(self._adapter)
+        limits = {limit: info.limits[limit] for limit in RAISED_LIMITS}
+        for limit, value in self._wanted_limits.items():
+            if limit not in info.limits:
+                raise DeviceLimitError(
+                    f"unknown limit {limit!r}; {info.name!r} knows {', '.join(info.limits)}"
+                )
+            if limit.startswith("max-") and value > info.limits[limit]:
+                raise DeviceLimitError(
+                    f"limit {limit} = {value} asked for, {info.name!r} grants at most "
+                    f"{info.limits[limit]}; ask for less, or choose another adapter"
+                )
+            limits[limit] = value
+        features = [feature for feature in self._wanted_features if feature in info.features]
+        try:
+            device = adapter.request_device_sync(required_features=features, required_limits=limits)
+        except Exception as error:
+            raise DeviceError(
+                f"{info.name!r} ({info.backend}) refused to open a device: {error}; update its "
+                "driver, or choose another adapter from ag.devices()"
+            ) from error
+        return info, device
+
+    def close(self) -> None:
+        """Free the device and everything on it. Closing twice is allowed."""
+        with self._lock:
+            self._closed = True
+            self._pipelines.clear()
+            self._layouts.clear()
+            if self._opened is not None:
+                self._opened[1].destroy()
+                self._opened = None
+
+    def count(self, **increments: int) -> None:
+        """Add to the counters, safely from several threads."""
+        with self._lock:
+            for counter, increment in increments.items():
+                setattr(self.counters, counter, getattr(self.counters, counter) + increment)
+
+    # -- making things -----------------------------------------------------------------------
+
+    def check_buffer(self, spec: BufferSpec) -> None:
+        """Refuse a buffer that is larger than this device allows.
+
+        Raises:
+            DeviceLimitError: naming the buffer, its size and the limit.
+        """
+        binding = "uniform" if spec.role == "uniform" else "storage"
+        limits = self.limits
+        for limit in ("max-buffer-size", f"max-{binding}-buffer-binding-size"):
+            if spec.size > limits[limit]:
+                raise DeviceLimitError(
+                    f"buffer {spec.name!r} ({spec.role}) needs {spec.size} bytes, {self.name} has "
+                    f"{limit} = {limits[limit]}; use fewer elements, float32, or another device"
+                )
+
+    def create_buffer(self, name: str, size: int, usage: int) -> Any:
+        """A new wgpu buffer of ``size`` bytes, filled with zeros; the caller destroys it.
+
+        Raises:
+            DeviceLimitError: if the device is out of memory or refuses the size.
+        """
+        wgpu = load_wgpu()
+        try:
+            buffer = self.wgpu_device.create_buffer(label=name, size=size, usage=usage)
+        except wgpu.GPUError as error:
+            raise DeviceLimitError(
+                f"{self.name} cannot allocate buffer {name!r} of {size} bytes: "
+                f"{_reason(error)}; free other buffers or use fewer elements"
+            ) from error
+        self.count(buffers_created=1)
+        return buffer
+
+    def pipeline(self, spec: PipelineSpec) -> CompiledPipeline:
+        """The compiled form of ``spec``, from the cache where it has been compiled before.
+
+        Raises:
+            KernelError: with source and line, if the source does not compile.
+            DeviceLimitError: if it needs more storage buffers or a larger workgroup than the
+                device has.
+        """
+        digest = hashlib.blake2b(spec.source.encode(), digest_size=16).hexdigest()
+        key = (digest, spec.entry_point, spec.bindings)
+        with self._lock:
+            found = self._pipelines.get(key)
+            if found is None:
+                found = self._compile(spec)
+                self._pipelines[key] = found
+                self.counters.pipelines_created += 1
+                if len(self._pipelines) > PIPELINE_CACHE_SIZE:
+                    self._pipelines.popitem(last=False)
+            self._pipelines.move_to_end(key)
+            return found
+
+    def _compile(self, spec: PipelineSpec) -> CompiledPipeline:
+        self._check_pipeline(spec)
+        wgpu = load_wgpu()
+        device = self.wgpu_device
+        try:
+            bind_group_layout, pipeline_layout = self._layout(spec.bindings)
+            module = device.create_shader_module(label=spec.name, code=spec.source)
+            pipeline = device.create_compute_pipeline(
+                label=spec.name,
+                layout=pipeline_layout,
+                compute={"module": module, "entry_point": spec.entry_point},
+            )
+        except (wgpu.GPUError, wgpu.GPUPipelineError) as error:
+            raise _kernel_error(spec, self.name, error) from error
+        return CompiledPipeline(pipeline, bind_group_layout)
+
+    def _check_pipeline(self, spec: PipelineSpec) -> None:
+        limits = self.limits
+        for what, needed, limit in (
+            ("storage buffers", spec.storage_buffers, "max-storage-buffers-per-shader-stage"),
+            ("invocations a workgroup", spec.workgroup_size, "max-compute-workgroup-size-x"),
+            (
+                "invocations a workgroup",
+                spec.workgroup_size,
+                "max-compute-invocations-per-workgroup",
+            ),
+        ):
+            if needed > limits[limit]:
+                raise DeviceLimitError(
+                    f"pipeline {spec.name!r} uses {needed} {what}, {self.name} has "
+                    f"{limit} = {limits[limit]}; generate it for these limits"
+                )
+
+    def _layout(self, bindings: tuple[BindingKind, ...]) -> tuple[Any, Any]:
+        # layout="auto" would drop the bindings that a kernel does not use, and then refuse bind
+        # groups that have them; one layout per tuple of kinds also lets pipelines share groups.
+        if bindings not in self._layouts:
+            compute = load_wgpu().ShaderStage.COMPUTE
+            group = self.wgpu_device.create_bind_group_layout(
+                entries=[
+                    {"binding": k, "visibility": compute, "buffer": {"type": _LAYOUT_TYPES[kind]}}
+                    for k, kind in enumerate(bindings)
+                ]
+            )
+            layout = self.wgpu_device.create_pipeline_layout(bind_group_layouts=[group])
+            self._layouts[bindings] = (group, layout)
+        return self._layouts[bindings]
+
+    def work_error(self, what: str, error: Exception) -> DeviceError:
+        """The package's error for a failure of wgpu's in the middle of ``what``."""
+        reason = _reason(error)
+        if "lost" in reason.lower() or "destroyed" in reason.lower():
+            return DeviceLostError(
+                f"{self.name} was lost during {what} ({reason}); values on it are gone: open a "
+                "new Device, and split the work if a watchdog stopped a long dispatch"
+            )
+        return DeviceError(f"{self.name} refused {what}: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(line for line in lines if line not in ("Validation Error", "Caused by:"))
+
+
+def _kernel_error(spec: PipelineSpec, device_name: str, error: Exception) -> KernelError:
+    found = _ERROR_LINE.search(str(error))
+    line = int(found.group(1)) if found else None
+    source_lines = spec.source.splitlines()
+    quoted = ""
+    if line is not None and line <= len(source_lines):
+        quoted = f", line {line}: {source_lines[line - 1].strip()!r}"
+    return KernelError(
+        f"{device_name} rejected pipeline {spec.name!r} (entry point {spec.entry_point!r})"
+        f"{quoted}\n{error}\nThe whole text is in this error's .source",
+        source=spec.source,
+        line=line,
+    )
+
+
+_default_device: Device | None = None
+_default_lock = threading.Lock()
+
+
+def default_device() -> Device:
+    """The device that is used where none is passed; the same one for the whole process."""
+    global _default_device
+    with _default_lock:
+        if _default_device is None:
+            _default_device = Device()
+        return _default_device
+
+
+def set_default_device(device: Device | None) -> None:
+    """Use ``device`` where none is passed; None goes back to the machine's default adapter.
+
+    The device that was the default before stays open.
+    """
+    global _default_device
+    with _default_lock:
+        _default_device = device

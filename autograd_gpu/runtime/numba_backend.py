@@ -1,0 +1,205 @@
+"""CPU kernels through Numba: serial, nogil, over a range; a pool of threads runs the ranges.
+
+That compiles two to four times faster than ``prange`` and runs as fast. Sums are made over
+chunks of fixed length, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codegen.kernel import Product
+from ..codegen.layout import ControlBlock, SlotWords
+from ..codegen.render import Source, render
+from ..errors import KernelError
+from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
+from .threads import available_threads, run_in_threads
+
+CHUNK = 4096
+"""Elements per task; also the unit over which costs are summed."""
+
+CACHED_KERNELS = 512
+
+_compiled: OrderedDict[tuple[str, str], Callable[..., Any]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def compile_source(source: Source) -> Callable[..., Any]:
+    """Machine code of a generated function; equal kernels compile once per process.
+
+    Raises:
+        KernelError: Numba rejected the text, which the error carries.
+    """
+    key = (source.kernel.key, source.precision)
+    with _lock:
+        if key in _compiled:
+            _compiled.move_to_end(key)
+            return _compiled[key]
+    compiled = _compile(source)
+    with _lock:
+        _compiled[key] = compiled
+        while len(_compiled) > CACHED_KERNELS:
+            _compiled.popitem(last=False)
+    return compiled
+
+
+def _compile(source: Source) -> Callable[..., Any]:
+    import numba
+
+    namespace: dict[str, Any] = {}
+    exec(compile(source.source, f"<{source.entry_point}>", "exec"), namespace)
+    real = numba.from_dtype(np.dtype(source.precision))[::1]
+    arrays = (numba.int64[::1], real, numba.int32[::1], real)
+    if source.kernel.product is Product.COST:
+        signature = numba.float64(numba.int64, numba.int64, *arrays)
+    else:
+        signature = numba.void(numba.int64, numba.int64, *arrays, real, real)
+    try:
+        # error_model="numpy": a division by zero gives infinity, as on every other target.
+        return numba.njit(signature, nogil=True, error_model="numpy")(namespace[source.entry_point])
+    except numba.core.errors.NumbaError as error:
+        raise KernelError(
+            f"Numba rejected the kernel {source.entry_point!r}: {error}", source.source
+        ) from error
+
+
+class _GroupArrays:
+    """Arguments of one group's kernels: control block, indices and data, packed once."""
+
+    def __init__(self, group: BoundGroup, real: np.dtype[np.floating]) -> None:
+        indices: list[NDArray[np.int32]] = []
+        data: list[NDArray[Any]] = []
+        words: list[SlotWords] = []
+        index_total = data_total = 0
+        for binding in group.bindings:
+            if isinstance(binding, ParameterBinding):
+                index = 0
+                if binding.indices is not None:
+                    index = index_total + 1
+                    indices.append(binding.indices.astype(np.int32))
+                    index_total += group.count
+                words.append(
+                    SlotWords(
+                        base=binding.base, first=binding.offset, second=binding.stride, index=index
+                    )
+                )
+            else:
+                size = binding.values.shape[1]
+                words.append(
+                    SlotWords(base=data_total, first=1, second=0 if binding.shared else size)
+                )
+                data.append(binding.values.astype(real).ravel())
+                data_total += data[-1].size
+        jacobian = group.kernel(Product.RESIDUAL_JACOBIAN)
+        block = ControlBlock(
+            count=group.count,
+            residual_strides=(1, group.residual_size),
+            jacobian_strides=(1, len(jacobian.entries)),
+            slots=tuple(words),
+        )
+        self.control = np.array(block.words(), np.int64)
+        self.indices = np.concatenate([*indices, np.zeros(1, np.int32)])
+        self.data = np.concatenate([*data, np.zeros(1, real)])
+
+
+class NumbaSession(SessionContext):
+    """Runs generated kernels on the CPU's threads."""
+
+    def __init__(self, groups: Sequence[BoundGroup], parameter_count: int, precision: str) -> None:
+        self._groups = list(groups)
+        self._precision = precision
+        self._real: np.dtype[Any] = np.dtype(precision)
+        self._host = HostArrays(groups, self._real)
+        self._arrays = [_GroupArrays(g, self._real) for g in groups]
+        self._nothing = np.zeros(1, self._real)
+        self._sources: dict[str, Source] = {}
+
+    @property
+    def description(self) -> str:
+        """Processor."""
+        return f"CPU (Numba, {available_threads()} threads)"
+
+    def sources(self) -> Sequence[Source]:
+        """Generated text of each distinct kernel compiled so far."""
+        return tuple(self._sources.values())
+
+    def _kernel(self, group: BoundGroup, product: Product) -> Callable[..., Any]:
+        source = render(group.kernel(product), "numba", self._precision)
+        self._sources[source.kernel.key] = source
+        return compile_source(source)
+
+    def _run(self, product: Product, parameters: FloatArray) -> None:
+        x = np.ascontiguousarray(parameters, self._real)
+        tasks: list[Callable[[], None]] = []
+        for k, group in enumerate(self._groups):
+            kernel = self._kernel(group, product)
+            arrays = self._arrays[k]
+            jacobian = (
+                self._host.group_jacobian(k)
+                if product is Product.RESIDUAL_JACOBIAN
+                else self._nothing
+            )
+            arguments = (
+                arrays.control, x, arrays.indices, arrays.data,
+                self._host.group_residuals(k), jacobian,
+            )  # fmt: skip
+            # A few large ranges per thread: balanced, and little work for the pool.
+            pieces = max(1, min(4 * available_threads(), math.ceil(group.count / CHUNK)))
+            bounds = [group.count * p // pieces for p in range(pieces + 1)]
+            tasks += [
+                partial(kernel, start, stop, *arguments)
+                for start, stop in zip(bounds, bounds[1:], strict=False)
+            ]
+        run_in_threads(tasks)
+
+    def residuals(self, parameters: FloatArray) -> FloatArray:
+        """All residuals."""
+        self._run(Product.RESIDUAL, parameters)
+        return self._host.residuals.astype(np.float64, copy=False)
+
+    def residual_jacobian(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """All residuals, and the Jacobian's values."""
+        self._run(Product.RESIDUAL_JACOBIAN, parameters)
+        return (
+            self._host.residuals.astype(np.float64, copy=False),
+            self._host.jacobian.astype(np.float64, copy=False),
+        )
+
+    def cost(self, parameters: FloatArray) -> float:
+        """½‖r‖² over all groups."""
+        x = np.ascontiguousarray(parameters, self._real)
+        tasks: list[Callable[[], None]] = []
+        sums: list[NDArray[np.float64]] = []
+        for group, arrays in zip(self._groups, self._arrays, strict=True):
+            kernel = self._kernel(group, Product.COST)
+            arguments = (arrays.control, x, arrays.indices, arrays.data)
+            chunks = math.ceil(group.count / CHUNK)
+            partial_sums = np.zeros(chunks)
+            sums.append(partial_sums)
+            per_task = max(1, math.ceil(chunks / (4 * available_threads())))
+            for first in range(0, chunks, per_task):
+                span = (first, min(first + per_task, chunks))
+                tasks.append(
+                    partial(_sum_chunks, kernel, arguments, span, group.count, partial_sums)
+                )
+        run_in_threads(tasks)
+        return float(sum(np.sum(s) for s in sums))
+
+
+def _sum_chunks(
+    kernel: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    span: tuple[int, int],
+    count: int,
+    out: NDArray[np.float64],
+) -> None:
+    for c in range(*span):
+        out[c] = kernel(c * CHUNK, min((c + 1) * CHUNK, count), *arguments)

@@ -1,0 +1,193 @@
+"""GPU kernels through wgpu: a batch program, its data, and results brought to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codegen.batch_program import ChunkShape, batch_program, elements_per_chunk
+from ..codegen.kernel import Product
+from ..codegen.layout import ControlBlock, SlotWords
+from ..codegen.render import Source, render
+from ..errors import InputError
+from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
+from .device import Device, default_device
+from .program_runner import ProgramRunner
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def to_float32(values: FloatArray, what: str) -> NDArray[np.float32]:
+    """Round to float32.
+
+    Raises:
+        InputError: a value is beyond float32's range.
+    """
+    if values.size and np.max(np.abs(values)) > FLOAT32_MAX:
+        raise InputError(
+            f"{what}: the value {np.max(np.abs(values)):.4g} is beyond float32 (largest "
+            f"{FLOAT32_MAX:.4g}); rescale it, or use a float64 backend"
+        )
+    return values.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A range of one group's elements with what is uploaded once for it."""
+
+    shape: ChunkShape
+    group: int
+    start: int
+    stop: int
+    control: NDArray[np.uint32]
+    indices: NDArray[np.uint32]
+    data: NDArray[np.float32]
+
+
+def _pack(
+    group: BoundGroup,
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
+    """Control block, indices and data of a (part of a) group, component-major for coalescing."""
+    n = group.count
+    indices: list[NDArray[Any]] = []
+    data: list[NDArray[Any]] = []
+    words: list[SlotWords] = []
+    index_total = data_total = 0
+    for position, binding in enumerate(group.bindings):
+        if isinstance(binding, ParameterBinding):
+            index = 0
+            if binding.indices is not None:
+                index = index_total + 1
+                indices.append(binding.indices.astype(np.uint32))
+                index_total += n
+            words.append(
+                SlotWords(base=binding.base, first=binding.offset, second=binding.stride, index=index)
+            )
+        else:
+            rows = to_float32(binding.values, f"residuals {group.name!r}, data slot {position}")
+            words.append(
+                SlotWords(
+                    base=data_total, first=len(rows), second=0 if binding.shared else 1
+                )
+            )
+            data.append(np.ascontiguousarray(rows.T).ravel())
+            data_total += rows.size
+    block = ControlBlock(
+        count=n, residual_strides=(n, 1), jacobian_strides=(n, 1), slots=tuple(words)
+    )
+    control = np.array(block.words(), np.uint32)
+    # A binding cannot be empty, so an unused array has one word.
+    return (
+        control,
+        np.concatenate(indices) if indices else np.zeros(1, np.uint32),
+        np.concatenate(data) if data else np.zeros(1, np.float32),
+    )
+
+
+class WgslSession(SessionContext):
+    """Runs generated WGSL kernels; pipelines and buffers are made here and never again."""
+
+    def __init__(
+        self,
+        groups: Sequence[BoundGroup],
+        parameter_count: int,
+        precision: str,
+        device: Device | None = None,
+    ) -> None:
+        self._device = device or default_device()
+        self._groups = list(groups)
+        self._host = HostArrays(groups, np.dtype(np.float64))
+        self._sources: dict[str, Source] = {}
+        self._chunks = [c for k in range(len(groups)) for c in self._cut(k, precision)]
+        program = batch_program([c.shape for c in self._chunks], parameter_count)
+        self._runner = ProgramRunner(self._device, program)
+        for chunk in self._chunks:
+            self._runner.upload(chunk.shape.buffer("control"), chunk.control)
+            self._runner.upload(chunk.shape.buffer("indices"), chunk.indices)
+            self._runner.upload(chunk.shape.buffer("data"), chunk.data)
+
+    @property
+    def description(self) -> str:
+        """Device and API."""
+        return self._device.name
+
+    def sources(self) -> Sequence[Source]:
+        """Generated text of each distinct kernel."""
+        return tuple(self._sources.values())
+
+    def close(self) -> None:
+        """Free the buffers; the device keeps its pipelines."""
+        self._runner.release()
+
+    def _cut(self, k: int, precision: str) -> list[_Chunk]:
+        group = self._groups[k]
+        sources = {p: render(group.kernel(p), "wgsl", precision) for p in Product}
+        self._sources.update({s.kernel.key: s for s in sources.values()})
+        entries = sources[Product.RESIDUAL_JACOBIAN].kernel.entries
+        varying = sum(e.output is not None for e in entries)
+        gathers = sum(
+            isinstance(b, ParameterBinding) and b.indices is not None for b in group.bindings
+        )
+        columns = sum(
+            b.values.shape[1]
+            for b in group.bindings
+            if not isinstance(b, ParameterBinding) and not b.shared
+        )
+        limit = self._device.limits["max-storage-buffer-binding-size"]
+        step = elements_per_chunk(
+            group.count, (gathers, columns, group.residual_size, varying), limit
+        )
+        chunks: list[_Chunk] = []
+        for start in range(0, group.count, step):
+            stop = min(start + step, group.count)
+            control, indices, data = _pack(group.part(start, stop))
+            shape = ChunkShape(
+                name=f"group{k}.{start}",
+                count=stop - start,
+                control=control.size,
+                indices=indices.size,
+                data=data.size,
+                residuals=group.residual_size * (stop - start),
+                jacobian=varying * (stop - start),
+                sources=sources,
+            )
+            chunks.append(_Chunk(shape, k, start, stop, control, indices, data))
+        return chunks
+
+    def _run(self, product: Product, parameters: FloatArray) -> dict[str, NDArray[Any]]:
+        self._runner.upload("parameters", to_float32(parameters, "parameters"))
+        return self._runner.run(product.value, np.float32)
+
+    def _collect_residuals(self, results: dict[str, NDArray[Any]]) -> FloatArray:
+        for chunk in self._chunks:
+            group = self._groups[chunk.group]
+            out = self._host.group_residuals(chunk.group).reshape(group.count, -1)
+            columns = results[chunk.shape.buffer("residuals")].reshape(group.residual_size, -1)
+            out[chunk.start : chunk.stop] = columns.T
+        return self._host.residuals  # type: ignore[return-value]
+
+    def residuals(self, parameters: FloatArray) -> FloatArray:
+        """All residuals."""
+        return self._collect_residuals(self._run(Product.RESIDUAL, parameters))
+
+    def cost(self, parameters: FloatArray) -> float:
+        """½‖r‖² over all groups; partial sums of 256 elements are added in float64 on the host."""
+        results = self._run(Product.COST, parameters)
+        return float(sum(np.sum(part, dtype=np.float64) for part in results.values()))
+
+    def residual_jacobian(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """All residuals, and the Jacobian's values."""
+        results = self._run(Product.RESIDUAL_JACOBIAN, parameters)
+        for chunk in self._chunks:
+            group = self._groups[chunk.group]
+            entries = group.kernel(Product.RESIDUAL_JACOBIAN).entries
+            stored = [k for k, e in enumerate(entries) if e.output is not None]
+            if stored:
+                out = self._host.group_jacobian(chunk.group).reshape(group.count, len(entries))
+                columns = results[chunk.shape.buffer("jacobian")].reshape(len(stored), -1)
+                out[chunk.start : chunk.stop, stored] = columns.T
+        return self._collect_residuals(results), self._host.jacobian  # type: ignore[return-value]

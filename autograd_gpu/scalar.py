@@ -1,0 +1,324 @@
+"""Traced scalars: handles on IR nodes that behave like numbers."""
+
+from __future__ import annotations
+
+import linecache
+import numbers
+import sys
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import numpy as np
+
+from .errors import TraceError
+from .ir import Builder
+from .ops import BOOL, OPS, REAL, DType
+
+_PACKAGE = str(Path(__file__).resolve().parent)
+
+# NumPy ufunc name -> op name, where they differ.
+UFUNC_OPS = {
+    "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div",
+    "negative": "neg", "power": "pow", "float_power": "pow", "absolute": "abs", "fabs": "abs",
+    "rint": "round", "remainder": "mod", "arcsin": "asin", "arccos": "acos", "arctan": "atan",
+    "arctan2": "atan2", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",
+    "equal": "eq", "not_equal": "ne", "logical_and": "logical_and", "bitwise_and": "logical_and",
+    "bitwise_or": "logical_or", "invert": "logical_not", "fmin": "minimum", "fmax": "maximum",
+}  # fmt: skip
+
+
+def user_line() -> str:
+    """``file:line: source`` of the innermost frame outside this package (and NumPy)."""
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    numpy_folder = str(Path(np.__file__).resolve().parent)
+    while frame.f_back is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_PACKAGE, numpy_folder)):
+            break
+        frame = frame.f_back
+    code = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" + (f": {code}" if code else "")
+
+
+# What a line that asked for a Python bool most likely holds -> what to write instead.
+_BRANCHES = (
+    ("max(", "use ag.maximum(a, b), or ag.max([...])"),
+    ("min(", "use ag.minimum(a, b), or ag.min([...])"),
+    (" and ", "use ag.logical_and(a, b)"),
+    (" or ", "use ag.logical_or(a, b)"),
+    ("not ", "use ag.logical_not(a)"),
+    ("if ", "use ag.where(condition, a, b)"),
+    ("while ", "a loop cannot depend on a traced value; use a fixed number of steps"),
+)
+
+
+def _branch_error() -> NoReturn:
+    line = user_line()
+    chained = any(line.count(f" {s} ") + line.count(f" {s}= ") > 1 for s in "<>")
+    remedy = "use ag.where(condition, a, b)"
+    if chained:
+        remedy = "use ag.logical_and(a < b, b < c) instead of the chained comparison"
+    else:
+        for sign, advice in _BRANCHES:
+            if sign in line:
+                remedy = advice
+                break
+    raise TraceError(
+        f"{line}\n  asks for the truth of a traced value, which is known only on the device; "
+        f"{remedy}"
+    )
+
+
+def _number_error(kind: str) -> NoReturn:
+    line = user_line()
+    remedy = f"{kind}() needs a number; keep the traced value and use ag.* functions on it"
+    position = line.find("math.")
+    if position >= 0:
+        called = line[position + 5 :].split("(")[0]
+        name = {"fabs": "abs", "pow": "pow", "fmod": "mod"}.get(called, called)
+        remedy = f"use ag.{name} instead of math.{called}"
+    raise TraceError(f"{line}\n  asks for the number behind a traced value; {remedy}")
+
+
+class Scalar:
+    """A traced real or truth value.
+
+    Operators, ``ag.*`` functions and NumPy ufuncs build IR. Asking for a Python number or a
+    branch raises ``TraceError``, since the value is known only on the device.
+    """
+
+    __slots__ = ("builder", "node")
+
+    def __init__(self, builder: Builder, node: int) -> None:
+        self.builder = builder
+        self.node = node
+
+    @property
+    def dtype(self) -> DType:
+        """Real or boolean."""
+        return self.builder.nodes[self.node].dtype
+
+    def __repr__(self) -> str:
+        return f"<traced {self.dtype.value} v{self.node}>"
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _binary(self, op: str, other: Any, reflected: bool = False) -> Any:
+        if not is_scalar_like(other):
+            return NotImplemented
+        return apply(op, other, self) if reflected else apply(op, self, other)
+
+    def __add__(self, other: Any) -> Scalar:
+        return self._binary("add", other)
+
+    def __radd__(self, other: Any) -> Scalar:
+        return self._binary("add", other, True)
+
+    def __sub__(self, other: Any) -> Scalar:
+        return self._binary("sub", other)
+
+    def __rsub__(self, other: Any) -> Scalar:
+        return self._binary("sub", other, True)
+
+    def __mul__(self, other: Any) -> Scalar:
+        return self._binary("mul", other)
+
+    def __rmul__(self, other: Any) -> Scalar:
+        return self._binary("mul", other, True)
+
+    def __truediv__(self, other: Any) -> Scalar:
+        return self._binary("div", other)
+
+    def __rtruediv__(self, other: Any) -> Scalar:
+        return self._binary("div", other, True)
+
+    def __pow__(self, other: Any) -> Scalar:
+        return self._binary("pow", other)
+
+    def __rpow__(self, other: Any) -> Scalar:
+        return self._binary("pow", other, True)
+
+    def __mod__(self, other: Any) -> Scalar:
+        return self._binary("mod", other)
+
+    def __rmod__(self, other: Any) -> Scalar:
+        return self._binary("mod", other, True)
+
+    def __floordiv__(self, other: Any) -> Scalar:
+        return apply("floor", self._binary("div", other))
+
+    def __neg__(self) -> Scalar:
+        return apply("neg", self)
+
+    def __pos__(self) -> Scalar:
+        return self
+
+    def __abs__(self) -> Scalar:
+        return apply("abs", self)
+
+    def __round__(self, digits: int | None = None) -> Scalar:
+        if digits:
+            raise TraceError(f"{user_line()}\n  round() of a traced value takes no digits")
+        return apply("round", self)
+
+    def __floor__(self) -> Scalar:
+        return apply("floor", self)
+
+    def __ceil__(self) -> Scalar:
+        return apply("ceil", self)
+
+    def __lt__(self, other: Any) -> Scalar:
+        return self._binary("lt", other)
+
+    def __le__(self, other: Any) -> Scalar:
+        return self._binary("le", other)
+
+    def __gt__(self, other: Any) -> Scalar:
+        return self._binary("gt", other)
+
+    def __ge__(self, other: Any) -> Scalar:
+        return self._binary("ge", other)
+
+    def __eq__(self, other: object) -> Scalar:  # type: ignore[override]
+        return self._binary("eq", other)
+
+    def __ne__(self, other: object) -> Scalar:  # type: ignore[override]
+        return self._binary("ne", other)
+
+    def __and__(self, other: Any) -> Scalar:
+        return self._binary("logical_and", other)
+
+    __rand__ = __and__
+
+    def __or__(self, other: Any) -> Scalar:
+        return self._binary("logical_or", other)
+
+    __ror__ = __or__
+
+    def __invert__(self) -> Scalar:
+        return apply("logical_not", self)
+
+    def __bool__(self) -> bool:
+        _branch_error()
+
+    def __float__(self) -> float:
+        _number_error("float")
+
+    def __int__(self) -> int:
+        _number_error("int")
+
+    def __index__(self) -> int:
+        _number_error("index")
+
+    def __iter__(self) -> Any:
+        raise TraceError(
+            f"{user_line()}\n  unpacks a traced scalar; a block of width 1 is a scalar, not a list"
+        )
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """Refuse to become an array of numbers."""
+        raise TraceError(
+            f"{user_line()}\n  makes a NumPy array of a traced value; use ag.* functions, which "
+            "accept lists of traced values"
+        )
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """NumPy ufuncs trace: ``np.sin(x)``, ``array * x``."""
+        from .vector import trace_ufunc
+
+        return trace_ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Common NumPy functions trace: ``np.where``, ``np.clip``, …"""
+        from .functions import trace_numpy_function
+
+        return trace_numpy_function(func, args, kwargs)
+
+
+class SymbolicAlgebra:
+    """The algebra of traced scalars: ``m.sin(x)`` adds a node to one arena."""
+
+    __slots__ = ("builder",)
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+
+    def constant(self, value: float) -> Scalar:
+        """A literal."""
+        return Scalar(self.builder, self.builder.constant(value))
+
+    def node_of(self, value: Any) -> int:
+        """Node id of a traced scalar or a number."""
+        return value.node if isinstance(value, Scalar) else self.builder.constant(value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OPS:
+            raise AttributeError(name)
+
+        def call(*operands: Any) -> Scalar:
+            lifted = [
+                v if isinstance(v, Scalar) else Scalar(self.builder, self.builder.constant(v))
+                for v in operands
+            ]
+            return apply(name, *lifted)
+
+        return call
+
+
+def is_scalar_like(value: Any) -> bool:
+    """Whether ``value`` is a traced scalar or a plain number."""
+    if isinstance(value, Scalar | numbers.Real | np.bool_):
+        return True
+    return isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "fiub"
+
+
+def _operand(builder: Builder, op: str, wanted: DType, value: Any) -> int:
+    if isinstance(value, Scalar):
+        if value.builder is not builder:
+            raise TraceError(
+                f"{user_line()}\n  mixes values of two traces; a traced value cannot outlive the "
+                "function call that it was made for"
+            )
+        node = value.node
+    elif isinstance(value, np.ndarray):
+        node = builder.constant(_python_number(value[()], wanted))
+    else:
+        node = builder.constant(_python_number(value, wanted))
+    got = builder.nodes[node].dtype
+    if got == wanted:
+        return node
+    if got == BOOL and wanted == REAL:
+        return builder.apply("where", node, builder.constant(1.0), builder.constant(0.0))
+    raise TraceError(
+        f"{user_line()}\n  gives a {got.value} operand to {op!r}, which takes {wanted.value}; "
+        "compare it first (x > 0), or use ag.where"
+    )
+
+
+def _python_number(value: Any, wanted: DType) -> float | bool:
+    if wanted == BOOL and isinstance(value, bool | np.bool_):
+        return bool(value)
+    number = float(value)
+    if not np.isfinite(number):
+        raise TraceError(
+            f"{user_line()}\n  uses the constant {number}; residuals need finite constants"
+        )
+    return number
+
+
+def apply(name: str, *operands: Any) -> Scalar:
+    """Apply an op of the table to traced scalars and numbers, at least one of them traced."""
+    row = OPS[name]
+    builder = next(v.builder for v in operands if isinstance(v, Scalar))
+    if row.expand is not None:
+        lifted = [
+            v if isinstance(v, Scalar) else Scalar(builder, builder.constant(float(v)))
+            for v in operands
+        ]
+        return cast(Scalar, row.expand(SymbolicAlgebra(builder), *lifted))
+    if len(operands) != row.arity:
+        raise TraceError(
+            f"{user_line()}\n  calls ag.{name} with {len(operands)} arguments, it takes {row.arity}"
+        )
+    ids = [_operand(builder, name, row.operands[k], v) for k, v in enumerate(operands)]
+    return Scalar(builder, builder.apply(name, *ids))

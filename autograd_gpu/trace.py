@@ -1,0 +1,157 @@
+"""Tracing: call a plain Python function once with traced values and keep what it did."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from .errors import AutogradGpuError, ShapeError, TraceError
+from .ir import Argument, Builder, Graph, Shape
+from .ops import BOOL
+from .scalar import Scalar, is_scalar_like
+from .vector import Matrix, Vector, vector
+
+Width = int | Sequence[int]
+"""1 is a scalar, k a vector of k; a tuple is a shape: (k,) or (rows, columns)."""
+
+
+def shape_of(width: Width) -> Shape:
+    """Element shape of a width."""
+    if isinstance(width, int | np.integer):
+        shape: Shape = () if width == 1 else (int(width),)
+    else:
+        shape = tuple(int(k) for k in width)
+    if len(shape) > 2 or any(k < 1 for k in shape):
+        raise ShapeError(
+            f"argument width {width!r}: expected 1 (scalar), k (vector), (k,) or (rows, columns)"
+        )
+    return shape
+
+
+def argument_names(fn: Callable[..., Any], count: int) -> list[str]:
+    """Names of the first ``count`` positional parameters, as far as the function tells."""
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    names = [
+        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    return [names[k] if k < len(names) else f"arg{k}" for k in range(count)]
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """Name for messages."""
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def trace(fn: Callable[..., Any], *widths: Width) -> Graph:
+    """Trace ``fn`` into a graph.
+
+    Args:
+        fn: residual function of one element; returns a scalar, a vector, or a (nested) list or
+            tuple of them. It is called once; a cache by function identity is never kept.
+        widths: one per argument: 1 for a scalar, k for a vector, a tuple for a shape.
+
+    Returns:
+        The graph as written (call ``ag.simplify`` for fewer operations).
+
+    Raises:
+        TraceError: the function branches on a traced value, needs its number, or returns nothing.
+    """
+    shapes = [shape_of(w) for w in widths]
+    names = argument_names(fn, len(shapes))
+    return trace_shapes(fn, [Argument(n, s) for n, s in zip(names, shapes, strict=True)])
+
+
+def trace_shapes(
+    fn: Callable[..., Any], arguments: Sequence[Argument], name: str | None = None
+) -> Graph:
+    """Like ``trace``, for arguments whose names and shapes are known."""
+    builder = Builder()
+    title = name or function_name(fn)
+    values = [traced_argument(builder, k, a.shape) for k, a in enumerate(arguments)]
+    result = _call(fn, values, title)
+    items, shape = flatten_result(result, title)
+    ids = [item.node if isinstance(item, Scalar) else builder.constant(item) for item in items]
+    for position, k in enumerate(ids):
+        if builder.nodes[k].dtype == BOOL:
+            raise TraceError(
+                f"{title}: returns a truth value at position {position}; "
+                "use ag.where(condition, 1.0, 0.0)"
+            )
+    return Graph.build(builder, ids, arguments, shape, title)
+
+
+def traced_argument(builder: Builder, position: int, shape: Shape) -> Any:
+    """Traced value of argument ``position``."""
+    size = int(np.prod(shape, dtype=int))
+    items = [Scalar(builder, builder.input(position, k)) for k in range(size)]
+    if shape == ():
+        return items[0]
+    if len(shape) == 1:
+        return vector(items)
+    columns = shape[1]
+    return Matrix([items[k : k + columns] for k in range(0, size, columns)])
+
+
+def _call(fn: Callable[..., Any], values: list[Any], title: str) -> Any:
+    """Call the user's function; foreign exceptions keep their line and gain the context."""
+    try:
+        return fn(*values)
+    except AutogradGpuError:
+        raise
+    except Exception as error:
+        trail = error.__traceback__
+        while trail is not None and trail.tb_next is not None:
+            trail = trail.tb_next
+        where = "an unknown line"
+        if trail is not None:
+            file, line = trail.tb_frame.f_code.co_filename, trail.tb_lineno
+            where = f"{file}:{line}: {linecache.getline(file, line).strip()}"
+        raise TraceError(
+            f"residual function {title!r} failed while being traced, at {where}\n"
+            f"  {type(error).__name__}: {error}"
+        ) from error
+
+
+def flatten_result(result: Any, title: str) -> tuple[list[Scalar | float], Shape]:
+    """Flatten what a function returned into scalars, and its shape (flat if it is ragged)."""
+    if isinstance(result, Scalar) or is_scalar_like(result):
+        return [_entry(result, title)], ()
+    if isinstance(result, Vector):
+        return [_entry(i, title) for i in result.items], result.shape
+    if isinstance(result, Matrix):
+        return [_entry(e, title) for row in result.rows for e in row], result.shape
+    if isinstance(result, np.ndarray):
+        return flatten_result(cast("list[Any]", result.tolist()), title)
+    if isinstance(result, list | tuple) and result:
+        parts = [flatten_result(part, title) for part in cast("list[Any]", result)]
+        items = [item for part, _ in parts for item in part]
+        shapes = {shape for _, shape in parts}
+        inner = shapes.pop() if len(shapes) == 1 else None
+        if inner is not None and len(inner) < 2:
+            return items, (len(parts), *inner)
+        return items, (len(items),)
+    if result is None:
+        raise TraceError(
+            f"residual function {title!r} returned None; return the residual "
+            "(a scalar, a vector, or a list of them)"
+        )
+    raise TraceError(
+        f"residual function {title!r} returned {type(result).__name__}; expected a traced "
+        "scalar or vector, or a non-empty list of them"
+    )
+
+
+def _entry(item: Any, title: str) -> Scalar | float:
+    if isinstance(item, Scalar):
+        return item
+    number = float(item)
+    if not np.isfinite(number):
+        raise TraceError(f"residual function {title!r} returned the constant {number}")
+    return number

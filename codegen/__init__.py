@@ -1,0 +1,1 @@
+"""IR to frozen kernels to source text. Nothing here touches a device."""

@@ -1,0 +1,100 @@
+"""The program of a residual batch: which buffers, pipelines and dispatches evaluate a problem.
+
+Element arrays that would exceed the binding limit are cut into chunks of elements; each chunk has
+its own buffers and dispatch, and all of them run in one submission.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autograd_gpu.codegen.kernel import Product
+from autograd_gpu.codegen.program import BufferSpec, DispatchSpec, PipelineSpec, Program, SequenceSpec
+from autograd_gpu.codegen.render import Source
+
+WORD = 4  # bytes of a float32 or u32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkShape:
+    """Sizes of one chunk of one group, in words, and its kernels by product."""
+
+    name: str
+    count: int
+    control: int
+    indices: int
+    data: int
+    residuals: int
+    jacobian: int
+    sources: dict[Product, Source]
+
+    def buffer(self, what: str) -> str:
+        """Name of one of this chunk's buffers."""
+        return f"{self.name}.{what}"
+
+
+def elements_per_chunk(count: int, words_per_element: Sequence[int], binding_limit: int) -> int:
+    """Most elements whose largest array stays within ``binding_limit`` bytes, evenly cut."""
+    widest = max(1, *words_per_element)
+    largest = max(1, binding_limit // (WORD * widest))
+    return math.ceil(count / math.ceil(count / largest))
+
+
+def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program:
+    """Program with one sequence per product: ``residual``, ``cost``, ``residual_jacobian``."""
+    buffers = [BufferSpec(name="parameters", size=WORD * max(1, parameter_words), role="upload")]
+    pipelines: dict[str, PipelineSpec] = {}
+    dispatches: dict[Product, list[DispatchSpec]] = {p: [] for p in Product}
+    downloads: dict[Product, list[str]] = {p: [] for p in Product}
+    for chunk in chunks:
+        partials = math.ceil(chunk.count / chunk.sources[Product.COST].workgroup_size)
+        sizes = {
+            "indices": (chunk.indices, "upload"),
+            "data": (chunk.data, "upload"),
+            "residuals": (chunk.residuals, "download"),
+            "partials": (partials, "download"),
+            "jacobian": (chunk.jacobian, "download"),
+        }
+        buffers.append(
+            BufferSpec(name=chunk.buffer("control"), size=WORD * chunk.control, role="uniform")
+        )
+        buffers += [
+            BufferSpec(name=chunk.buffer(what), size=WORD * max(1, words), role=role)  # type: ignore[arg-type]
+            for what, (words, role) in sizes.items()
+        ]
+        for product, source in chunk.sources.items():
+            spec = PipelineSpec(
+                name=source.kernel.key,
+                source=source.source,
+                entry_point=source.entry_point,
+                bindings=source.bindings,  # type: ignore[arg-type]
+                workgroup_size=source.workgroup_size,
+            )
+            pipelines[spec.name] = spec
+            outputs = ["partials" if product is Product.COST else "residuals"]
+            if len(source.bindings) == 6:
+                outputs.append("jacobian")
+            dispatches[product].append(
+                DispatchSpec(
+                    pipeline=spec.name,
+                    buffers=(
+                        chunk.buffer("control"),
+                        "parameters",
+                        *(chunk.buffer(what) for what in ("indices", "data", *outputs)),
+                    ),
+                    invocations=chunk.count,
+                )
+            )
+            downloads[product] += [chunk.buffer(what) for what in outputs]
+    return Program(
+        buffers=tuple(buffers),
+        pipelines=tuple(pipelines.values()),
+        sequences={
+            product.value: SequenceSpec(
+                dispatches=tuple(dispatches[product]), downloads=tuple(downloads[product])
+            )
+            for product in Product
+        },
+    )

@@ -1,0 +1,235 @@
+"""Frozen kernels: one topology, one product, ready to be printed for any target.
+
+A kernel acts on a batch of elements. Each *slot* is what an element gathers for one argument of
+the residual function: a block of parameters or a row of data. Slots are in the canonical order
+of the topology, so that equal residuals over differently ordered arguments share a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import lru_cache
+from hashlib import blake2b
+from math import prod
+
+from autograd_gpu.diff import value_and_jacobian
+from autograd_gpu.errors import ShapeError
+from autograd_gpu.ir import Builder, Graph, Shape
+from autograd_gpu.rewrite import RULES, simplify
+
+GENERATOR_VERSION = "1"
+"""Part of every cache key and header; raised whenever generated text changes meaning."""
+
+
+class Product(StrEnum):
+    """What a kernel computes for each element."""
+
+    RESIDUAL = "residual"
+    COST = "cost"
+    RESIDUAL_JACOBIAN = "residual_jacobian"
+
+
+class SlotKind(StrEnum):
+    """Where a slot's numbers come from."""
+
+    PARAMETER = "parameter"
+    DATA = "data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One gathered argument.
+
+    Attributes:
+        kind: parameter block or data row.
+        shape: shape that the residual function sees.
+        ambient: numbers stored per block.
+        tangent: degrees of freedom per block (0 for data); equal to ``ambient`` off manifolds.
+    """
+
+    kind: SlotKind
+    shape: Shape
+    ambient: int
+    tangent: int
+
+
+def parameter_slot(shape: Shape) -> Slot:
+    """A Euclidean parameter block."""
+    size = prod(shape)
+    return Slot(kind=SlotKind.PARAMETER, shape=shape, ambient=size, tangent=size)
+
+
+def data_slot(shape: Shape) -> Slot:
+    """A row of data."""
+    return Slot(kind=SlotKind.DATA, shape=shape, ambient=prod(shape), tangent=0)
+
+
+@dataclass(frozen=True, slots=True)
+class JacobianEntry:
+    """A structurally nonzero entry: row, local column, and a constant where it is one.
+
+    ``output`` is the position among the kernel's computed outputs, None for a constant.
+    """
+
+    row: int
+    column: int
+    output: int | None
+    constant: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """A product of one topology.
+
+    Attributes:
+        name: readable name for sources and reports.
+        product: what it computes.
+        slots: gathered arguments in canonical order.
+        graph: what is computed per element: residuals first, then Jacobian entries that vary.
+        residual_size: residuals per element, m.
+        columns: tangent columns per element, n, over the parameter slots in order.
+        entries: nonzero entries of the m x n Jacobian, row-major; empty for other products.
+        key: identifies topology, slots and product.
+    """
+
+    name: str
+    product: Product
+    slots: tuple[Slot, ...]
+    graph: Graph
+    residual_size: int
+    columns: int
+    entries: tuple[JacobianEntry, ...]
+    key: str
+
+    @property
+    def schedule(self) -> str:
+        """How the product is organised; one thread per element, outputs stored per element."""
+        return "element"
+
+    @property
+    def tangent_offsets(self) -> tuple[int, ...]:
+        """First local column of each slot (meaningless for data slots)."""
+        offsets: list[int] = []
+        total = 0
+        for slot in self.slots:
+            offsets.append(total)
+            total += slot.tangent
+        return tuple(offsets)
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A residual graph in canonical form with the kind of each slot.
+
+    Attributes:
+        serial: decides equality (not the hash alone).
+        graph: canonical graph, simplified.
+        slots: in canonical order.
+        arguments: for each slot, the argument of the traced function.
+        name: name of the first function that had this topology.
+    """
+
+    serial: bytes
+    graph: Graph
+    slots: tuple[Slot, ...]
+    arguments: tuple[int, ...]
+    name: str
+
+    @property
+    def key(self) -> str:
+        """128-bit key of topology and slot kinds, hexadecimal."""
+        return blake2b(self.serial, digest_size=16).hexdigest()
+
+
+def topology_of(graph: Graph, slots: Sequence[Slot]) -> Topology:
+    """Canonical form of a residual graph whose argument k is gathered as ``slots[k]``.
+
+    Raises:
+        ShapeError: the number of slots or a shape differs from the graph's arguments.
+    """
+    if [s.shape for s in slots] != [a.shape for a in graph.arguments]:
+        raise ShapeError(
+            f"graph {graph.name!r}: slots of shapes {[s.shape for s in slots]}, "
+            f"its arguments have {[a.shape for a in graph.arguments]}"
+        )
+    canonical = simplify(graph).canonical
+    ordered = tuple(slots[a] for a in canonical.arguments)
+    serial = canonical.serial + repr([(s.kind.value, s.ambient, s.tangent) for s in ordered]).encode()
+    return Topology(serial, canonical.graph(graph.name), ordered, canonical.arguments, graph.name)
+
+
+def make_kernel(topology: Topology, product: Product) -> Kernel:
+    """The kernel of a product; equal topologies give the identical object."""
+    return _make_kernel(topology.serial, product, _Uncompared(topology))
+
+
+class _Uncompared:
+    """Carries a topology past ``lru_cache``, whose key is the serialisation alone."""
+
+    __slots__ = ("topology",)
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Uncompared)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=1024)
+def _make_kernel(serial: bytes, product: Product, carried: _Uncompared) -> Kernel:
+    topology = carried.topology
+    graph, slots = topology.graph, topology.slots
+    base = Kernel(
+        name=f"{_identifier(topology.name)}_{product.value}",
+        product=product,
+        slots=slots,
+        graph=graph,
+        residual_size=len(graph.outputs),
+        columns=sum(s.tangent for s in slots),
+        entries=(),
+        key=f"{topology.key}-{product.value}-{GENERATOR_VERSION}",
+    )
+    if product is Product.COST:
+        return replace(base, graph=_half_squared_norm(graph))
+    if product is Product.RESIDUAL_JACOBIAN:
+        return _with_jacobian(base)
+    return base
+
+
+def _half_squared_norm(graph: Graph) -> Graph:
+    b = Builder(RULES)
+    ids = b.absorb(graph.nodes)
+    total = b.constant(0.0)
+    for o in graph.outputs:
+        total = b.apply("add", total, b.apply("mul", ids[o], ids[o]))
+    half = b.apply("mul", b.constant(0.5), total)
+    return Graph.build(b, [half], graph.arguments, (), f"{graph.name}_cost")
+
+
+def _with_jacobian(base: Kernel) -> Kernel:
+    """Attach the Jacobian; zeros and constants of it are facts of the kernel, not outputs."""
+    wrt = [k for k, s in enumerate(base.slots) if s.kind is SlotKind.PARAMETER]
+    both = value_and_jacobian(base.graph, wrt)
+    m, n = base.residual_size, base.columns
+    outputs = list(both.outputs[:m])
+    entries: list[JacobianEntry] = []
+    for position, node in enumerate(both.outputs[m:]):
+        row, column = divmod(position, n)
+        literal = both.nodes[node].payload if both.nodes[node].op == "const" else None
+        if literal is None:
+            entries.append(JacobianEntry(row, column, len(outputs) - m, 0.0))
+            outputs.append(node)
+        elif literal != 0.0:
+            entries.append(JacobianEntry(row, column, None, float(literal)))  # type: ignore[arg-type]
+    graph = Graph(both.nodes, tuple(outputs), both.arguments, (len(outputs),), both.name)
+    return replace(base, graph=graph, entries=tuple(entries))
+
+
+def _identifier(name: str) -> str:
+    text = "".join(c if c.isascii() and c.isalnum() else "_" for c in name).strip("_").lower()
+    return text if text and not text[0].isdigit() else f"residual_{text}".rstrip("_")

@@ -1,0 +1,129 @@
+"""Print a graph as straight-line statements of a target language.
+
+Everything about an op comes from its row; this file knows only how a dialect declares a variable
+and writes a literal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from autograd_gpu.errors import KernelError
+from autograd_gpu.ir import Graph
+from autograd_gpu.ops import BOOL, NODE_OPS, DType
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a target writes what is not an op.
+
+    Attributes:
+        target: attribute of an op's row that holds its spelling.
+        declare: (name, dtype, expression) -> statement.
+        literal: number -> text.
+        true, false: truth values.
+    """
+
+    target: str
+    declare: Callable[[str, DType, str], str]
+    literal: Callable[[float], str]
+    true: str
+    false: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """Printed body: lines in order, and the expression of each output."""
+
+    lines: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def _wgsl_literal(value: float) -> str:
+    if abs(value) > FLOAT32_MAX:
+        raise KernelError(
+            f"the constant {value} does not fit float32 (largest {FLOAT32_MAX:.4g}); "
+            "rescale the residual, or use a float64 backend"
+        )
+    text = repr(float(np.float32(value)))
+    return f"({text}f)" if value < 0.0 else f"{text}f"
+
+
+def _python_literal(value: float) -> str:
+    return f"({value!r})" if value < 0.0 else repr(value)
+
+
+def _declare_wgsl(name: str, dtype: DType, text: str) -> str:
+    return f"let {name}: {'bool' if dtype == BOOL else 'f32'} = {text};"
+
+
+def _declare_python(name: str, dtype: DType, text: str) -> str:
+    return f"{name} = {text}"
+
+
+WGSL_FLOAT32 = Dialect("wgsl", _declare_wgsl, _wgsl_literal, "true", "false")
+NUMBA_FLOAT64 = Dialect("numba", _declare_python, _python_literal, "True", "False")
+# A bare Python literal is float64 to Numba and would promote the whole expression.
+NUMBA_FLOAT32 = Dialect(
+    "numba", _declare_python, lambda v: f"float32({_python_literal(v)})", "True", "False"
+)
+
+
+def print_statements(
+    graph: Graph, dialect: Dialect, leaf: Callable[[int, int], str]
+) -> Statements:
+    """Print ``graph`` in single-assignment form.
+
+    Args:
+        graph: what to print.
+        dialect: target language.
+        leaf: (slot, component) -> name of the loaded value.
+    """
+    text: list[str] = []
+    lines: list[str] = []
+    for k, node in enumerate(graph.nodes):
+        if node.op == "input":
+            text.append(leaf(*cast("tuple[int, int]", node.payload)))
+        elif node.op == "const":
+            if isinstance(node.payload, bool):
+                text.append(dialect.true if node.payload else dialect.false)
+            else:
+                text.append(dialect.literal(cast(float, node.payload)))
+        else:
+            spelling: str = getattr(NODE_OPS[node.op], dialect.target)
+            name = f"v{k}"
+            lines.append(dialect.declare(name, node.dtype, spelling.format(*(text[a] for a in node.args))))
+            text.append(name)
+    return Statements(tuple(lines), tuple(text[o] for o in graph.outputs))
+
+
+_FUNCTION = re.compile(r"^fn (ag_\w+)\(", re.MULTILINE)
+_CALL = re.compile(r"\b(ag_\w+)\(")
+
+
+def select_prelude(prelude: str, body: str) -> str:
+    """The functions of a WGSL prelude that ``body`` calls, directly or not, in prelude order."""
+    starts = [(m.group(1), m.start()) for m in _FUNCTION.finditer(prelude)]
+    ends = [start for _, start in starts[1:]] + [len(prelude)]
+    definitions = {
+        name: prelude[start:end].split("\n}\n")[0] + "\n}\n"
+        for (name, start), end in zip(starts, ends, strict=True)
+    }
+    needed: set[str] = set()
+    pending = set(_CALL.findall(body))
+    while pending:
+        name = pending.pop()
+        if name in needed:
+            continue
+        if name not in definitions:
+            raise KernelError(f"the WGSL prelude has no function {name!r}")
+        needed.add(name)
+        pending |= set(_CALL.findall(definitions[name].split("{", 1)[1]))
+    return "\n".join(text for name, text in definitions.items() if name in needed)

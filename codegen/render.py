@@ -1,0 +1,221 @@
+"""Kernels to source text, through the Jinja templates.
+
+A template receives strings and integers only, under ``StrictUndefined``: a missing name is an
+error here and not a bug in generated code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from autograd_gpu.errors import InputError
+from autograd_gpu.ir import Graph
+from autograd_gpu.codegen.kernel import (
+    GENERATOR_VERSION,
+    Kernel,
+    Product,
+    data_slot,
+    make_kernel,
+    parameter_slot,
+    topology_of,
+)
+from autograd_gpu.codegen.layout import HEADER_WORDS, SLOT_WORDS
+from autograd_gpu.codegen.printer import (
+    NUMBA_FLOAT32,
+    NUMBA_FLOAT64,
+    WGSL_FLOAT32,
+    Dialect,
+    print_statements,
+    select_prelude,
+)
+
+WGSL_WORKGROUP_SIZE = 256
+
+_DIALECTS: dict[tuple[str, str], Dialect] = {
+    ("wgsl", "float32"): WGSL_FLOAT32,
+    ("numba", "float32"): NUMBA_FLOAT32,
+    ("numba", "float64"): NUMBA_FLOAT64,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Generated text of a kernel.
+
+    Attributes:
+        kernel: what was printed.
+        target: ``wgsl`` or ``numba``.
+        precision: ``float32`` or ``float64``.
+        source: the text.
+        entry_point: name of the function in it.
+        bindings: WGSL: kind of each binding of group 0, by position; empty for Numba.
+        workgroup_size: WGSL: invocations per workgroup; 0 for Numba.
+    """
+
+    kernel: Kernel
+    target: str
+    precision: str
+    source: str
+    entry_point: str
+    bindings: tuple[str, ...] = ()
+    workgroup_size: int = 0
+
+
+def _load_template(name: str) -> str | None:
+    path = files("autograd_gpu.templates").joinpath(*name.split("/"))
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    return Environment(
+        loader=FunctionLoader(_load_template),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """How one slot is read; ``components`` are those that the kernel uses."""
+
+    position: int
+    kind: str
+    control: int
+    ambient: int
+    components: tuple[int, ...]
+
+
+def _loads(kernel: Kernel, words_per_row: int) -> list[_Load]:
+    used: dict[int, set[int]] = {k: set() for k in range(len(kernel.slots))}
+    for node in kernel.graph.nodes:
+        if node.op == "input":
+            slot, component = node.payload  # type: ignore[misc]
+            used[slot].add(component)
+    return [
+        _Load(
+            position=k,
+            kind=slot.kind.value,
+            control=(HEADER_WORDS + SLOT_WORDS * k) // words_per_row,
+            ambient=slot.ambient,
+            components=tuple(sorted(used[k])),
+        )
+        for k, slot in enumerate(kernel.slots)
+        if used[k]
+    ]
+
+
+def _context(kernel: Kernel, dialect: Dialect, target: str, precision: str) -> dict[str, Any]:
+    statements = print_statements(kernel.graph, dialect, lambda s, c: f"s{s}_{c}")
+    m = kernel.residual_size if kernel.product is not Product.COST else 1
+    stored = [(e.output, k) for k, e in enumerate(kernel.entries) if e.output is not None]
+    # WGSL stores what varies, densely; on the host an element's row holds the constants too.
+    position = {o: (o if target == "wgsl" else k) for o, k in stored}
+    return {
+        "name": kernel.name,
+        "key": kernel.key,
+        "product": kernel.product.value,
+        "schedule": kernel.schedule,
+        "precision": precision,
+        "version": GENERATOR_VERSION,
+        "real": precision,
+        "loads": _loads(kernel, 4 if target == "wgsl" else 1),
+        "statements": statements.lines,
+        "residuals": list(enumerate(statements.outputs[:m])),
+        "jacobian": [(position[o], statements.outputs[m + o]) for o, _ in stored],
+        "control_rows": (HEADER_WORDS + SLOT_WORDS * len(kernel.slots)) // 4,
+        "workgroup_size": WGSL_WORKGROUP_SIZE,
+    }
+
+
+@lru_cache(maxsize=1024)
+def render(kernel: Kernel, target: str, precision: str) -> Source:
+    """Source text of ``kernel``.
+
+    Raises:
+        InputError: no such target or precision.
+        KernelError: a constant does not fit the precision.
+    """
+    dialect = _DIALECTS.get((target, precision))
+    if dialect is None:
+        known = ", ".join(f"{t}/{p}" for t, p in _DIALECTS)
+        raise InputError(f"no generator for {target!r} in {precision!r}; known: {known}")
+    context = _context(kernel, dialect, target, precision)
+    template = "cost" if kernel.product is Product.COST else "element"
+    extension = "wgsl" if target == "wgsl" else "py"
+    text = _environment().get_template(f"{target}/{template}.{extension}.j2").render(context)
+    if target == "numba":
+        return Source(
+            kernel=kernel, target=target, precision=precision, source=text, entry_point=kernel.name
+        )
+    prelude = select_prelude(_prelude(precision), text)
+    bindings = ["uniform", "read", "read", "read", "write"]
+    if context["jacobian"]:
+        bindings.append("write")
+    return Source(
+        kernel=kernel,
+        target=target,
+        precision=precision,
+        source=f"{text}\n{prelude}" if prelude else text,
+        entry_point="main",
+        bindings=tuple(bindings),
+        workgroup_size=WGSL_WORKGROUP_SIZE,
+    )
+
+
+@lru_cache(maxsize=4)
+def _prelude(precision: str) -> str:
+    return _environment().get_template(f"wgsl/prelude_{precision}.wgsl.j2").render()
+
+
+def _compile_to(
+    graph: Graph, product: str, precision: str, target: str, data: tuple[int, ...]
+) -> Source:
+    try:
+        wanted = Product(product)
+    except ValueError:
+        known = ", ".join(p.value for p in Product)
+        raise InputError(f"unknown product {product!r}; known: {known}") from None
+    make: list[Callable[..., Any]] = [
+        data_slot if k in data else parameter_slot for k in range(len(graph.arguments))
+    ]
+    slots = [make[k](a.shape) for k, a in enumerate(graph.arguments)]
+    return render(make_kernel(topology_of(graph, slots), wanted), target, precision)
+
+
+def compile_to_wgsl(
+    graph: Graph,
+    product: str = "residual_jacobian",
+    precision: str = "float32",
+    data: tuple[int, ...] = (),
+) -> Source:
+    """WGSL text of a product of a residual graph.
+
+    Args:
+        graph: a traced residual.
+        product: ``residual``, ``cost`` or ``residual_jacobian``.
+        precision: ``float32``.
+        data: positions of arguments that are data and not differentiated.
+    """
+    return _compile_to(graph, product, precision, "wgsl", data)
+
+
+def compile_to_numba(
+    graph: Graph,
+    product: str = "residual_jacobian",
+    precision: str = "float64",
+    data: tuple[int, ...] = (),
+) -> Source:
+    """Python text, ready for Numba, of a product; arguments as for ``compile_to_wgsl``."""
+    return _compile_to(graph, product, precision, "numba", data)
+
+

@@ -1,0 +1,122 @@
+"""Energies of springs, shells and sheets, as plain residual functions.
+
+Every function takes traced vectors and scalars (or NumPy arrays and floats), returns a residual,
+and enters a least-squares problem as ½‖r‖². Positions are in any one unit of length; angles are
+in radians. Pass a function to ``Problem.add_residuals``, alone or called from your own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import autograd_gpu as ag
+
+# Traced values and NumPy values alike; the widths are in the docstrings.
+Scalar: TypeAlias = Any
+Vec3: TypeAlias = Any
+
+# Below this squared angle (radians²) the series is exact to float64 rounding, and above it
+# neither the quotients nor their derivatives lose more than a few digits of float32.
+_SMALL_SQUARED_ANGLE = 1e-4
+
+
+def spring(p: Vec3, q: Vec3, rest: Scalar) -> Scalar:
+    """Elongation ‖q − p‖ − rest of a spring from p to q, in units of length.
+
+    Not differentiable where p = q; the gradient is 0 there.
+    """
+    return ag.norm(q - p) - rest
+
+
+def edge_strain(p: Vec3, q: Vec3, rest: Scalar) -> Scalar:
+    """Relative elongation ‖q − p‖ / rest − 1 of an edge, without unit.
+
+    Not differentiable where p = q (the gradient is 0 there); not finite where rest = 0.
+    """
+    return ag.norm(q - p) / rest - 1.0
+
+
+def anchor(p: Vec3, target: Vec3, weight: Scalar) -> Vec3:
+    """Weighted offset weight · (p − target), 3 residuals; smooth everywhere."""
+    return weight * (p - target)
+
+
+def rotate(axis_angle: Vec3, v: Vec3) -> Vec3:
+    """Vector v turned about the axis ``axis_angle`` by the angle ‖axis_angle‖ (radians).
+
+    Value and derivatives are right at 0 and for any angle, beyond π too. The map from
+    ``axis_angle`` to rotations is not one-to-one: at ‖axis_angle‖ = 2π its derivative across the
+    axis vanishes, so keep rotations that turn far near 0 by re-basing them.
+
+    Source: Rodrigues 1840, R(r)v = v + (sin θ/θ) r×v + ((1 − cos θ)/θ²) r×(r×v), θ = ‖r‖; series
+    to θ⁴ near 0.
+    """
+    t2 = ag.dot(axis_angle, axis_angle)
+    small = t2 < _SMALL_SQUARED_ANGLE
+    # Both arms of `where` are evaluated: keep the root and the quotient of the untaken one finite.
+    half = 0.5 * ag.sqrt(ag.where(small, 1.0, t2))
+    # Half angles: 1 − cos θ = 2 sin²(θ/2) does not cancel.
+    sinc = ag.sin(half) / half
+    a = ag.where(small, 1.0 - t2 * (1.0 / 6.0 - t2 / 120.0), sinc * ag.cos(half))
+    b = ag.where(small, 0.5 - t2 * (1.0 / 24.0 - t2 / 720.0), 0.5 * sinc * sinc)
+    across = ag.cross(axis_angle, v)
+    return v + a * across + b * ag.cross(axis_angle, across)
+
+
+def as_rigid_as_possible(x_i: Vec3, x_j: Vec3, r_i: Vec3, rest_edge: Vec3) -> Vec3:
+    """Deviation (x_j − x_i) − R(r_i) · rest_edge of an edge from its turned rest state.
+
+    3 residuals, units of length; one element for each directed edge (i, j), with the axis-angle
+    vector r_i of the cell around i and rest_edge = p_j − p_i. The weighted energy takes
+    ``weight=np.sqrt(w_ij)`` in ``add_residuals``, w_ij the cotangent weight where it is positive.
+
+    Source: Sorkine and Alexa 2007, As-rigid-as-possible surface modeling, eq. 3.
+    """
+    return (x_j - x_i) - rotate(r_i, rest_edge)
+
+
+def dihedral_angle(a: Vec3, b: Vec3, c: Vec3, d: Vec3) -> Scalar:
+    """Signed angle across edge ab between triangles (a, b, c) and (b, a, d), radians in (−π, π].
+
+    0 where the triangles are coplanar, positive where they are convex (seen from the side that
+    their normals point to). Jumps from π to −π where they fold onto each other. Not differentiable
+    where a triangle has zero area; returns 0 with zero gradient there. Fourth powers of length
+    appear: in float32, choose a unit in which edges are longer than 1e-4.
+
+    Source: Bergou et al. 2006, A quadratic bending model for inextensible surfaces, §3; sign
+    such that convex is positive.
+    """
+    e = b - a
+    n1 = ag.cross(e, c - a)
+    n2 = ag.cross(d - a, e)
+    squared_length = ag.dot(e, e)
+    # Keep the quotient finite for a collapsed edge; atan2 is 0 with zero gradient at the origin.
+    length = ag.sqrt(ag.where(squared_length > 0.0, squared_length, 1.0))
+    return ag.atan2(ag.dot(ag.cross(n1, n2), e) / length, ag.dot(n1, n2))
+
+
+def dihedral_bending(
+    a: Vec3, b: Vec3, c: Vec3, d: Vec3, rest_angle: Scalar, weight: Scalar
+) -> Scalar:
+    """Weighted bending weight · (θ − rest_angle), θ the dihedral angle in radians.
+
+    For discrete shells, weight² = 3 ‖e‖² / A with rest edge e and A the area of both triangles.
+    The difference is not wrapped: keep θ and rest_angle off the jump at ±π. Singular points as
+    for ``dihedral_angle``.
+
+    Source: Grinspun et al. 2003, Discrete shells, §3.
+    """
+    return weight * (dihedral_angle(a, b, c, d) - rest_angle)
+
+
+def triangle_area(a: Vec3, b: Vec3, c: Vec3) -> Scalar:
+    """Area ½‖(b − a) × (c − a)‖ of a triangle, in units of length squared.
+
+    Not differentiable where the area is zero; the gradient is 0 there.
+    """
+    return 0.5 * ag.norm(ag.cross(b - a, c - a))
+
+
+def area(a: Vec3, b: Vec3, c: Vec3, rest_area: Scalar, weight: Scalar) -> Scalar:
+    """Weighted change of area weight · (A − rest_area); not differentiable where A = 0."""
+    return weight * (triangle_area(a, b, c) - rest_area)

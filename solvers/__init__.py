@@ -1,0 +1,1 @@
+"""Problems, normal equations, linear solvers and step control."""

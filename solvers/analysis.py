@@ -1,0 +1,165 @@
+"""What a problem looks like to a solver: columns, sparsity, bound groups, sessions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autograd_gpu.codegen.kernel import Product, SlotKind
+from autograd_gpu.errors import InputError
+from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding, Session
+from autograd_gpu.runtime.choice import BackendChoice, open_session
+from autograd_gpu.solvers.normal_equations import NormalEquations
+from autograd_gpu.solvers.problem import data_binding, parameter_binding
+from autograd_gpu.solvers.selection import ParameterArray, Selection
+
+if TYPE_CHECKING:
+    from autograd_gpu.solvers.problem import Problem, ResidualGroup
+
+
+class Analysis:
+    """Structure of one problem; dropped when the problem's structure or data change.
+
+    Owns the sessions opened on it (compiled kernels, uploaded data, buffers) and the symbolic
+    phase of the normal equations.
+
+    Raises:
+        InputError: the problem has no parameters or no residuals.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        if not problem.groups:
+            raise InputError(
+                "the problem has no residuals; call problem.add_residuals(fn, …) first"
+            )
+        self.arrays = problem.arrays
+        self.base: dict[str, int] = {}
+        self._columns: dict[str, IndexArray] = {}
+        total = free = 0
+        for array in problem.arrays:
+            self.base[array.name] = total
+            total += array.blocks * array.width
+            frozen = problem.frozen_of(array)
+            columns = np.full((array.blocks, array.width), -1, np.int64)
+            varying = int((~frozen).sum()) * array.width
+            columns[~frozen] = np.arange(free, free + varying).reshape(-1, array.width)
+            self._columns[array.name] = columns
+            free += varying
+        self.parameter_count = total
+        self.column_count = free
+        self.groups = tuple(self._bind(g) for g in problem.groups)
+        self._first_columns = {
+            self.base[a.name]: self._columns[a.name][:, 0] for a in problem.arrays
+        }
+        self._sessions: dict[tuple[object, ...], Session] = {}
+
+    def _bind(self, group: ResidualGroup) -> BoundGroup:
+        ordered = [group.arguments[a] for a in group.topology.arguments]
+        return BoundGroup(
+            name=group.name,
+            topology=group.topology,
+            count=group.count,
+            bindings=tuple(
+                parameter_binding(g, self.base[g.array.name])
+                if isinstance(g, Selection)
+                else data_binding(g)
+                for g in ordered
+            ),
+        )
+
+    def columns_of(self, array: ParameterArray) -> IndexArray:
+        """Column of each number of ``array``, ``(blocks, width)``, -1 where frozen; a copy."""
+        return self._columns[array.name].copy()
+
+    @cached_property
+    def free_positions(self) -> IndexArray:
+        """Position among all parameters of each Jacobian column."""
+        flat = np.concatenate([self._columns[a.name].ravel() for a in self.arrays])
+        return np.flatnonzero(flat >= 0)
+
+    @cached_property
+    def row_count(self) -> int:
+        """Number of residuals."""
+        return sum(g.count * g.residual_size for g in self.groups)
+
+    @cached_property
+    def _pattern(self) -> tuple[IndexArray, IndexArray, NDArray[np.bool_] | None]:
+        """(indptr, indices, kept) of J; ``kept`` marks values whose column is not frozen."""
+        counts: list[IndexArray] = []
+        columns: list[IndexArray] = []
+        for group in self.groups:
+            kernel = group.kernel(Product.RESIDUAL_JACOBIAN)
+            cols = np.empty((group.count, len(kernel.entries)), np.int64)
+            per_column = self._local_columns(group)
+            for k, entry in enumerate(kernel.entries):
+                cols[:, k] = per_column[entry.column]
+            rows = [e.row for e in kernel.entries]
+            kept = cols >= 0
+            # Entries are row-major, so the number kept per residual row is a sum over a run.
+            in_row = np.zeros((group.count, kernel.residual_size), np.int64)
+            for k, row in enumerate(rows):
+                in_row[:, row] += kept[:, k]
+            counts.append(in_row.ravel())
+            columns.append(cols.ravel())
+        flat = np.concatenate(columns)
+        kept = flat >= 0
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        if kept.all():
+            return indptr, flat, None
+        return indptr, flat[kept], kept
+
+    def _local_columns(self, group: BoundGroup) -> list[IndexArray]:
+        """Global column of each local column, per element."""
+        result: list[IndexArray] = []
+        for slot, binding in zip(group.topology.slots, group.bindings, strict=True):
+            if slot.kind is SlotKind.PARAMETER:
+                assert isinstance(binding, ParameterBinding)
+                first = self._first_columns[binding.base][binding.block_of(group.count)]
+                result += [np.where(first >= 0, first + k, -1) for k in range(slot.tangent)]
+        return result
+
+    @property
+    def indptr(self) -> IndexArray:
+        """Row starts of J in CSR."""
+        return self._pattern[0]
+
+    @property
+    def indices(self) -> IndexArray:
+        """Columns of J's entries."""
+        return self._pattern[1]
+
+    def free_values(self, values: FloatArray) -> FloatArray:
+        """A session's Jacobian values without those of frozen columns."""
+        kept = self._pattern[2]
+        return values if kept is None else values[kept]
+
+    @cached_property
+    def normal_equations(self) -> NormalEquations:
+        """Symbolic phase of JᵀJ."""
+        return NormalEquations(self.indptr, self.indices, self.column_count)
+
+    def session(self, choice: BackendChoice) -> Session:
+        """The session for a backend choice; opened at first use."""
+        key = choice.session_key
+        if key not in self._sessions:
+            self._sessions[key] = open_session(choice, self.groups, self.parameter_count)
+        return self._sessions[key]
+
+    def locate_row(self, row: int) -> str:
+        """``residuals 'springs', element 12, component 0`` for a row of J."""
+        for group in self.groups:
+            size = group.count * group.residual_size
+            if row < size:
+                element, component = divmod(row, group.residual_size)
+                return f"residuals {group.name!r}, element {element}, component {component}"
+            row -= size
+        return f"row {row}"
+
+    def close(self) -> None:
+        """Free the sessions."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()

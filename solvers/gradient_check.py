@@ -1,0 +1,126 @@
+"""Compare the Jacobians that the compiler derives with central differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autograd_gpu.codegen.kernel import SlotKind
+from autograd_gpu.diff import jacobian
+from autograd_gpu.ir import Graph
+from autograd_gpu.runtime.batch import BoundGroup, FloatArray, ParameterBinding
+from autograd_gpu.solvers.evaluation import current_parameters
+
+if TYPE_CHECKING:
+    from autograd_gpu.solvers.problem import Problem
+
+DIFFERENCE_TOLERANCE = 1e-6
+"""Largest error, relative to 1 + |J|, that central differences in float64 explain."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGradientCheck:
+    """Result for one group; the worst entry is at ``element``, ``row``, ``column``."""
+
+    name: str
+    elements: int
+    worst_error: float
+    element: int
+    row: int
+    column: int
+    derived: float
+    difference: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the worst error is within what differences can tell."""
+        return self.worst_error <= DIFFERENCE_TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class GradientCheck:
+    """Results of all groups."""
+
+    groups: tuple[GroupGradientCheck, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every group is within tolerance."""
+        return all(g.ok for g in self.groups)
+
+    def __str__(self) -> str:
+        lines = [f"gradients against central differences (tolerance {DIFFERENCE_TOLERANCE:g})"]
+        for g in self.groups:
+            verdict = "ok" if g.ok else "WRONG"
+            lines.append(
+                f"  {g.name}: {verdict}, {g.elements} elements, worst {g.worst_error:.1e} at "
+                f"element {g.element}, residual {g.row}, column {g.column}: "
+                f"derived {g.derived:.6g}, difference {g.difference:.6g}"
+            )
+        return "\n".join(lines)
+
+
+def check_gradients(problem: Problem, samples: int, seed: int) -> GradientCheck:
+    """Check every group at up to ``samples`` elements, drawn with ``seed``."""
+    analysis = problem.analysis()
+    x = current_parameters(problem)
+    generator = np.random.default_rng(seed)
+    return GradientCheck(tuple(_check(g, x, samples, generator) for g in analysis.groups))
+
+
+def _check(
+    group: BoundGroup, x: FloatArray, samples: int, generator: np.random.Generator
+) -> GroupGradientCheck:
+    count = min(samples, group.count)
+    chosen = np.sort(generator.choice(group.count, count, replace=False))
+    graph, slots = group.topology.graph, group.topology.slots
+    local: list[FloatArray] = []
+    for slot, binding in zip(slots, group.bindings, strict=True):
+        if isinstance(binding, ParameterBinding):
+            first = binding.base + binding.block_of(group.count)[chosen] * slot.ambient
+            rows = x[first[:, None] + np.arange(slot.ambient)]
+        else:
+            rows = np.repeat(binding.values, count, 0) if binding.shared else binding.values[chosen]
+        local.append(rows)
+    wrt = [k for k, s in enumerate(slots) if s.kind is SlotKind.PARAMETER]
+    derived = _batch(jacobian(graph, wrt), local).reshape(count, len(graph.outputs), -1)
+    difference = np.empty_like(derived)
+    column = 0
+    for k in wrt:
+        for component in range(slots[k].ambient):
+            difference[:, :, column] = _central_difference(graph, local, k, component)
+            column += 1
+    error = np.abs(derived - difference) / (1.0 + np.abs(difference))
+    # A NaN is the worst error there is, and argmax finds it.
+    worst = np.unravel_index(int(np.argmax(error)), error.shape)
+    value = float(error[worst])
+    return GroupGradientCheck(
+        name=group.name,
+        elements=count,
+        worst_error=value if np.isfinite(value) else float("inf"),
+        element=int(chosen[worst[0]]),
+        row=int(worst[1]),
+        column=int(worst[2]),
+        derived=float(derived[worst]),
+        difference=float(difference[worst]),
+    )
+
+
+def _batch(graph: Graph, local: list[FloatArray]) -> FloatArray:
+    shaped = [v.reshape(-1, *a.shape) for v, a in zip(local, graph.arguments, strict=True)]
+    return graph(*shaped)
+
+
+def _central_difference(
+    graph: Graph, local: list[FloatArray], slot: int, component: int
+) -> FloatArray:
+    h = 6e-6 * (1.0 + np.abs(local[slot][:, component]))  # ∛ε, scaled
+    sides: list[FloatArray] = []
+    for sign in (1.0, -1.0):
+        moved = list(local)
+        moved[slot] = local[slot].copy()
+        moved[slot][:, component] += sign * h
+        sides.append(_batch(graph, moved).reshape(len(h), -1))
+    return (sides[0] - sides[1]) / (2.0 * h[:, None])

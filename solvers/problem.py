@@ -1,0 +1,456 @@
+"""A least-squares problem: parameters, and residual functions over batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from autograd_gpu.codegen.kernel import Slot, Topology, data_slot, parameter_slot, topology_of
+from autograd_gpu.errors import InputError, ShapeError
+from autograd_gpu.ir import Argument, Builder, Graph
+from autograd_gpu.ragged import Ragged
+from autograd_gpu.runtime.batch import DataBinding, FloatArray, IndexArray, ParameterBinding
+from autograd_gpu.scalar import Scalar
+from autograd_gpu.trace import argument_names, function_name, trace_shapes, traced_argument
+from autograd_gpu.vector import Matrix, Vector, vector
+from autograd_gpu.solvers.selection import (
+    ParameterArray,
+    Selection,
+    Shared,
+    common_length,
+    finite_array,
+    index_array,
+)
+
+if TYPE_CHECKING:
+    from autograd_gpu.runtime.device import Device
+    from autograd_gpu.solvers.analysis import Analysis
+    from autograd_gpu.solvers.evaluation import Evaluation
+    from autograd_gpu.solvers.gradient_check import GradientCheck
+
+
+@dataclass(frozen=True, slots=True)
+class DataRows:
+    """Numbers of one argument: ``(count, *shape)``, or ``(1, *shape)`` if shared."""
+
+    values: FloatArray
+    shared: bool
+
+
+GroupArgument = Selection | DataRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualGroup:
+    """Residuals of one function over a batch.
+
+    Attributes:
+        name: for reports and messages.
+        graph: the traced function, weight included.
+        topology: its canonical form.
+        arguments: what each argument of ``graph`` gathers.
+        count: number of elements.
+    """
+
+    name: str
+    graph: Graph
+    topology: Topology
+    arguments: tuple[GroupArgument, ...]
+    count: int
+
+    @property
+    def residual_size(self) -> int:
+        """Residuals per element."""
+        return len(self.graph.outputs)
+
+
+@dataclass(slots=True)
+class _Values:
+    """Current numbers of one parameter array, and which of its blocks are held constant."""
+
+    array: FloatArray
+    frozen: NDArray[np.bool_]
+
+
+class Problem:
+    """Parameters and residuals; ``cost`` is ½‖r‖² over all of them.
+
+    Arrays are copied when they are given and never changed. A problem is described once and can
+    be evaluated and solved many times; compiled kernels are kept with it.
+    """
+
+    def __init__(self) -> None:
+        self._parameters: dict[str, ParameterArray] = {}
+        self._values: dict[str, _Values] = {}
+        self._groups: dict[str, ResidualGroup] = {}
+        self._analysis: Analysis | None = None
+
+    # -- description ---------------------------------------------------------------------------
+
+    def parameters(
+        self,
+        name: str,
+        array: ArrayLike,
+        manifold: object | None = None,
+        bounds: object | None = None,
+    ) -> ParameterArray:
+        """Add a parameter array.
+
+        Args:
+            name: key in ``Solution.values``.
+            array: start values, ``(n,)`` for n scalars, ``(n, k)`` for n vectors, ``(n, r, c)``
+                for n matrices; copied as float64.
+            manifold, bounds: not available yet.
+
+        Raises:
+            InputError: the name is taken, or NaN or infinity in the array.
+            ShapeError: no rows, or more than three dimensions.
+        """
+        if manifold is not None:
+            raise NotImplementedError("Problem.parameters(manifold=…): manifolds")
+        if bounds is not None:
+            raise NotImplementedError("Problem.parameters(bounds=…): box bounds")
+        what = f"parameters {name!r}"
+        if name in self._parameters:
+            raise InputError(f"{what}: the problem already has parameters of this name")
+        values = finite_array(array, what)
+        if not 1 <= values.ndim <= 3 or values.size == 0:
+            raise ShapeError(
+                f"{what}: got shape {values.shape}, expected (n,), (n, k) or (n, r, c) with n > 0"
+            )
+        shape = () if values.shape[1:] == (1,) else values.shape[1:]
+        handle = ParameterArray(self, name, shape, len(values))
+        self._parameters[name] = handle
+        self._values[name] = _Values(values, np.zeros(len(values), np.bool_))
+        self._forget()
+        return handle
+
+    def add_residuals(
+        self,
+        fn: Callable[..., Any],
+        *arguments: Any,
+        weight: ArrayLike | None = None,
+        loss: object | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Add one residual block per element of a batch.
+
+        Args:
+            fn: residual of one element, in plain Python; traced now, once.
+            arguments: parameter arrays or selections of them, arrays with one row per element,
+                numbers or ``ag.shared(array)`` for what all elements share.
+            weight: multiplies the residual: a number, ``(count,)``, or a matrix square root
+                ``(m, m)`` or ``(count, m, m)``.
+            loss: not available yet.
+            name: for reports; the function's name by default.
+
+        Raises:
+            TraceError: the function cannot be traced.
+            ShapeError, IndexRangeError, InputError: an argument does not fit.
+        """
+        if loss is not None:
+            raise NotImplementedError("Problem.add_residuals(loss=…): robust losses")
+        title = self._free_name(name or function_name(fn), named=name is not None)
+        what = f"residuals {title!r}"
+        if not arguments:
+            raise InputError(f"{what}: has no arguments; pass the parameters it acts on")
+        names = argument_names(fn, len(arguments))
+        gathered = [
+            self._argument(value, f"{what}, argument {names[k]!r}")
+            for k, value in enumerate(arguments)
+        ]
+        lengths = [(names[k], _length(g)) for k, g in enumerate(gathered)]
+        count = common_length(lengths, what)
+        if not any(isinstance(g, Selection) for g in gathered):
+            raise InputError(f"{what}: no argument is a parameter of this problem")
+        if count == 0:
+            raise InputError(f"{what}: the batch is empty; leave the group out")
+        described = [Argument(n, _shape(g)) for n, g in zip(names, gathered, strict=True)]
+        graph = trace_shapes(fn, described, title)
+        if weight is not None:
+            graph, rows = _weighted(graph, weight, count, what)
+            gathered.append(rows)
+        slots = [_slot(g) for g in gathered]
+        self._groups[title] = ResidualGroup(
+            name=title,
+            graph=graph,
+            topology=topology_of(graph, slots),
+            arguments=tuple(gathered),
+            count=count,
+        )
+        self._forget()
+
+    def _free_name(self, wanted: str, *, named: bool) -> str:
+        if wanted not in self._groups:
+            return wanted
+        if named:
+            raise InputError(f"residuals {wanted!r}: the problem already has a group of this name")
+        k = 2
+        while f"{wanted}_{k}" in self._groups:
+            k += 1
+        return f"{wanted}_{k}"
+
+    def _argument(self, value: Any, what: str) -> GroupArgument:
+        if isinstance(value, ParameterArray):
+            value = Selection(value, 0, 1, value.blocks, None)
+        if isinstance(value, Selection):
+            if value.array.owner is not self:
+                raise InputError(f"{what}: parameters {value.array.name!r} are another problem's")
+            return value
+        if isinstance(value, Ragged):
+            raise NotImplementedError(f"{what}: ragged arguments")
+        if isinstance(value, Shared):
+            return DataRows(value.values[None], True)
+        values = finite_array(value, what)
+        if values.ndim == 0:
+            return DataRows(values[None], True)
+        if values.ndim > 3:
+            raise ShapeError(
+                f"{what}: got shape {values.shape}, expected (count,), (count, k) or (count, r, c)"
+            )
+        return DataRows(values, False)
+
+    def freeze(self, array: ParameterArray, rows: Any = None) -> None:
+        """Hold blocks constant: ``rows`` is an index list, a mask, a slice, or None for all."""
+        self._set_frozen(array, rows, True)
+
+    def unfreeze(self, array: ParameterArray, rows: Any = None) -> None:
+        """Let blocks vary again; ``rows`` as for ``freeze``."""
+        self._set_frozen(array, rows, False)
+
+    def _set_frozen(self, array: ParameterArray, rows: Any, value: bool) -> None:
+        self._own(array)
+        what = f"{'freeze' if value else 'unfreeze'}, parameters {array.name!r}"
+        if rows is None:
+            rows = slice(None)
+        if isinstance(rows, int | np.integer):
+            rows = [int(rows)]
+        chosen = rows if isinstance(rows, slice) else index_array(rows, array.blocks, what)
+        self._values[array.name].frozen[chosen] = value
+        self._forget()
+
+    def _own(self, array: ParameterArray) -> None:
+        if not isinstance(array, ParameterArray) or array.owner is not self:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"{array!r} is not a parameter array of this problem; pass what "
+                "problem.parameters(...) returned"
+            )
+
+    def update(
+        self,
+        data: Mapping[str, Mapping[str, ArrayLike] | ArrayLike] | None = None,
+        **parameters: ArrayLike,
+    ) -> None:
+        """Replace numbers, keeping the structure; nothing is traced or compiled again.
+
+        Args:
+            data: group name -> {argument name: array}, or just the array where the group has a
+                single data argument. Shapes must stay as they were.
+            parameters: parameter name -> new start values.
+
+        Raises:
+            InputError: unknown names, NaN or infinity.
+            ShapeError: another shape than before.
+        """
+        fresh: dict[str, FloatArray] = {}
+        for name, array in parameters.items():
+            if name not in self._parameters:
+                known = ", ".join(map(repr, self._parameters))
+                raise InputError(f"update: no parameters {name!r}; the problem has {known}")
+            values = finite_array(array, f"update, parameters {name!r}")
+            if values.shape != self._values[name].array.shape:
+                raise ShapeError(
+                    f"update, parameters {name!r}: got shape {values.shape}, expected "
+                    f"{self._values[name].array.shape}"
+                )
+            fresh[name] = values
+        groups = {g: self._with_data(g, new) for g, new in (data or {}).items()}
+        for name, values in fresh.items():
+            self._values[name].array = values
+        if groups:
+            self._groups.update(groups)
+            self._forget()
+
+    def _with_data(
+        self, group_name: str, new: Mapping[str, ArrayLike] | ArrayLike
+    ) -> ResidualGroup:
+        group = self._groups.get(group_name)
+        if group is None:
+            known = ", ".join(map(repr, self._groups))
+            raise InputError(f"update: no residuals {group_name!r}; the problem has {known}")
+        named = {
+            argument.name: k
+            for k, argument in enumerate(group.graph.arguments)
+            if isinstance(group.arguments[k], DataRows)
+        }
+        if not isinstance(new, Mapping):
+            if len(named) != 1:
+                raise InputError(
+                    f"update, residuals {group_name!r}: has data arguments {sorted(named)}; pass "
+                    "{argument: array}"
+                )
+            new = {next(iter(named)): new}
+        arguments = list(group.arguments)
+        for name, array in new.items():
+            what = f"update, residuals {group_name!r}, argument {name!r}"
+            if name not in named:
+                raise InputError(f"{what}: no such data argument; expected one of {sorted(named)}")
+            old = arguments[named[name]]
+            assert isinstance(old, DataRows)
+            values = finite_array(array, what)
+            values = values[None] if old.shared else values
+            if values.shape != old.values.shape:
+                raise ShapeError(f"{what}: got shape {values.shape}, expected {old.values.shape}")
+            arguments[named[name]] = DataRows(values, old.shared)
+        return replace(group, arguments=tuple(arguments))
+
+    # -- what others read ----------------------------------------------------------------------
+
+    @property
+    def groups(self) -> tuple[ResidualGroup, ...]:
+        """Residual groups in the order added."""
+        return tuple(self._groups.values())
+
+    @property
+    def arrays(self) -> tuple[ParameterArray, ...]:
+        """Parameter arrays in the order added."""
+        return tuple(self._parameters.values())
+
+    def values_of(self, array: ParameterArray) -> FloatArray:
+        """Current values of a parameter array; a copy."""
+        self._own(array)
+        return self._values[array.name].array.copy()
+
+    def frozen_of(self, array: ParameterArray) -> NDArray[np.bool_]:
+        """Mask of the blocks held constant; a copy."""
+        self._own(array)
+        return self._values[array.name].frozen.copy()
+
+    def columns(self, array: ParameterArray) -> IndexArray:
+        """Jacobian column of each number of ``array``: ``(blocks, width)``, -1 where frozen."""
+        self._own(array)
+        return self.analysis().columns_of(array)
+
+    def analysis(self) -> Analysis:
+        """Structure of the problem as it stands; made once, until the problem changes."""
+        from autograd_gpu.solvers.analysis import Analysis
+
+        if self._analysis is None:
+            self._analysis = Analysis(self)
+        return self._analysis
+
+    def _forget(self) -> None:
+        if self._analysis is not None:
+            self._analysis.close()
+            self._analysis = None
+
+    # -- numbers -------------------------------------------------------------------------------
+
+    def evaluate(
+        self, backend: str = "auto", precision: str = "auto", device: Device | str | None = None
+    ) -> Evaluation:
+        """Residuals, Jacobian, gradient and cost at the current parameters.
+
+        Raises:
+            InputError: unknown backend or precision, or a problem without residuals.
+        """
+        from autograd_gpu.solvers.evaluation import evaluate
+
+        return evaluate(self, backend, precision, device)
+
+    def check_gradients(self, samples: int = 64, seed: int = 0) -> GradientCheck:
+        """Compare every Jacobian with central differences at (up to ``samples``) elements."""
+        from autograd_gpu.solvers.gradient_check import check_gradients
+
+        return check_gradients(self, samples, seed)
+
+    def covariance(self, *blocks: Any) -> Any:
+        """Not available yet."""
+        raise NotImplementedError("Problem.covariance: covariance of chosen blocks")
+
+    def audit(self) -> Any:
+        """Not available yet."""
+        raise NotImplementedError("Problem.audit: comparison of two backends")
+
+    def explain(self) -> Any:
+        """Not available yet."""
+        raise NotImplementedError("Problem.explain: why a schedule was chosen")
+
+    def add_constraint(self, *_: Any, **__: Any) -> None:
+        """Not available yet."""
+        raise NotImplementedError("Problem.add_constraint: equality and inequality constraints")
+
+    def add_energy(self, *_: Any, **__: Any) -> None:
+        """Not available yet."""
+        raise NotImplementedError("Problem.add_energy: energies that are not least squares")
+
+    def add_external(self, *_: Any, **__: Any) -> None:
+        """Not available yet."""
+        raise NotImplementedError("Problem.add_external: residuals computed outside")
+
+    def __repr__(self) -> str:
+        groups = ", ".join(f"{g.name} × {g.count}" for g in self.groups)
+        arrays = ", ".join(f"{a.name} {self._values[a.name].array.shape}" for a in self.arrays)
+        return f"Problem(parameters: {arrays or 'none'}; residuals: {groups or 'none'})"
+
+
+def _length(argument: GroupArgument) -> int | None:
+    if isinstance(argument, Selection):
+        return argument.count
+    return None if argument.shared else len(argument.values)
+
+
+def _shape(argument: GroupArgument) -> tuple[int, ...]:
+    return argument.array.shape if isinstance(argument, Selection) else argument.values.shape[1:]
+
+
+def _slot(argument: GroupArgument) -> Slot:
+    make = parameter_slot if isinstance(argument, Selection) else data_slot
+    return make(_shape(argument))
+
+
+def _weighted(
+    graph: Graph, weight: ArrayLike, count: int, what: str
+) -> tuple[Graph, DataRows]:
+    """The graph with its residual multiplied by an extra argument, and that argument's rows."""
+    m = len(graph.outputs)
+    values = finite_array(weight, f"{what}, weight")
+    if values.shape in ((), (m, m)) and values.shape != (count,):
+        rows = DataRows(values[None], True)
+    elif values.shape in ((count,), (count, m, m)):
+        rows = DataRows(values, False)
+    else:
+        raise ShapeError(
+            f"{what}, weight: got shape {values.shape}, expected a number, ({count},), "
+            f"({m}, {m}) or ({count}, {m}, {m})"
+        )
+    shape = rows.values.shape[1:]
+    builder = Builder()
+    ids = builder.absorb(graph.nodes)
+    residual = vector([Scalar(builder, ids[o]) for o in graph.outputs])
+    factor = traced_argument(builder, len(graph.arguments), shape)
+    product = factor @ residual if isinstance(factor, Matrix) else residual * factor
+    assert isinstance(product, Vector)
+    arguments = (*graph.arguments, Argument("weight", shape))
+    outputs = [item.node for item in product.items]
+    return Graph.build(builder, outputs, arguments, graph.output_shape, graph.name), rows
+
+
+def parameter_binding(selection: Selection, base: int) -> ParameterBinding:
+    """How a backend gathers a selection of the array that starts at ``base``."""
+    return ParameterBinding(
+        base=base,
+        blocks=selection.array.blocks,
+        offset=selection.offset,
+        stride=selection.stride,
+        indices=selection.indices,
+    )
+
+
+def data_binding(rows: DataRows) -> DataBinding:
+    """How a backend reads rows of data."""
+    return DataBinding(values=rows.values.reshape(len(rows.values), -1), shared=rows.shared)

@@ -1,0 +1,209 @@
+"""Parameter arrays, and which of their blocks the elements of a batch see.
+
+``x`` is a whole array (element k sees block k); ``x[i]`` with an index array, a slice or a mask
+gathers; ``x[7]`` is one block shared by all elements. Selections can be selected again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autograd_gpu.errors import IndexRangeError, InputError, ShapeError
+from autograd_gpu.ir import Shape
+from autograd_gpu.ragged import Ragged
+from autograd_gpu.runtime.batch import FloatArray, IndexArray
+
+
+def finite_array(value: Any, what: str) -> FloatArray:
+    """A float64 copy of ``value``.
+
+    Raises:
+        InputError: not numbers, or NaN or infinity in it; the message counts and names the first.
+    """
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what}: expected an array of numbers, got {value!r:.80}") from error
+    bad = ~np.isfinite(array)
+    if bad.any():
+        first = tuple(int(k) for k in np.argwhere(bad)[0])
+        raise InputError(
+            f"{what}: {int(bad.sum())} of {array.size} entries are NaN or infinite, the first at "
+            f"{first} is {array[first]}; remove or replace them"
+        )
+    return array
+
+
+def index_array(index: Any, length: int, what: str) -> IndexArray:
+    """Checked positions into something of ``length`` entries, from an index list or a mask.
+
+    Raises:
+        IndexRangeError: negative or too large.
+        ShapeError: not one-dimensional, a mask of another length, or not integers.
+    """
+    array: NDArray[Any] = np.asarray(index)
+    if array.size == 0 and array.ndim == 1:
+        return np.zeros(0, np.int64)
+    if array.ndim != 1:
+        raise ShapeError(f"{what}: got an index of shape {array.shape}, expected one dimension")
+    if array.dtype == np.bool_:
+        if len(array) != length:
+            raise ShapeError(
+                f"{what}: got a mask of {len(array)} entries, expected one for each of {length}"
+            )
+        return np.flatnonzero(array).astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise ShapeError(
+            f"{what}: got an index of dtype {array.dtype}, expected integers; use .astype(int)"
+        )
+    bad = (array < 0) | (array >= length)
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise IndexRangeError(
+            f"{what}: {int(bad.sum())} of {len(array)} indices are out of range, the first is "
+            f"{int(array[k])} at position {k}; expected 0 to {length - 1} (negative indices do "
+            "not count from the end)"
+        )
+    return array.astype(np.int64)
+
+
+class ParameterArray:
+    """Blocks of parameters of one problem, made by ``Problem.parameters``.
+
+    Attributes:
+        name: unique in the problem.
+        shape: shape of one block as a residual function sees it.
+        blocks: number of blocks.
+    """
+
+    __slots__ = ("blocks", "name", "owner", "shape")
+
+    def __init__(self, owner: object, name: str, shape: Shape, blocks: int) -> None:
+        self.owner = owner
+        self.name = name
+        self.shape = shape
+        self.blocks = blocks
+
+    @property
+    def width(self) -> int:
+        """Numbers per block."""
+        return int(np.prod(self.shape, dtype=int))
+
+    def __len__(self) -> int:
+        return self.blocks
+
+    def __getitem__(self, index: Any) -> Selection:
+        return Selection(self, 0, 1, self.blocks, None)[index]
+
+    def __iter__(self) -> Any:
+        raise InputError(
+            f"parameters {self.name!r} cannot be iterated; select blocks with "
+            f"{self.name}[index_array]"
+        )
+
+    def __repr__(self) -> str:
+        return f"<parameters {self.name!r}: {self.blocks} blocks of shape {self.shape or 'scalar'}>"
+
+
+class Selection:
+    """Blocks of a parameter array, one per element; ``count`` None is one block for all."""
+
+    __slots__ = ("array", "count", "indices", "offset", "stride")
+
+    def __init__(
+        self,
+        array: ParameterArray,
+        offset: int,
+        stride: int,
+        count: int | None,
+        indices: IndexArray | None,
+    ) -> None:
+        self.array = array
+        self.offset = offset
+        self.stride = stride
+        self.count = count
+        self.indices = indices
+
+    def __len__(self) -> int:
+        if self.count is None:
+            raise InputError(f"{self!r} is one block and has no length")
+        return self.count
+
+    def __getitem__(self, index: Any) -> Selection:
+        what = f"selection of parameters {self.array.name!r}"
+        if self.count is None:
+            raise InputError(f"{what}: one block cannot be selected from; components are .x, [0]")
+        if isinstance(index, Ragged):
+            raise NotImplementedError(
+                f"{what}: ragged selections (one-rings of varying length) are not available yet; "
+                "use one group of residuals for each length, or one per pair"
+            )
+        if isinstance(index, int | np.integer) and not isinstance(index, bool):
+            block = index_array([int(index)], self.count, what)[0]
+            return Selection(self.array, int(self._blocks(block)), 0, None, None)
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self.count)
+            length = len(range(start, stop, step))
+            if self.indices is not None:
+                return Selection(self.array, 0, 1, length, self.indices[index])
+            first = self.offset + self.stride * start
+            return Selection(self.array, first, self.stride * step, length, None)
+        chosen = index_array(index, self.count, what)
+        return Selection(self.array, 0, 1, len(chosen), self._blocks(chosen))
+
+    def _blocks(self, positions: Any) -> Any:
+        if self.indices is not None:
+            return self.indices[positions]
+        return self.offset + self.stride * positions
+
+    def __repr__(self) -> str:
+        what = "one block" if self.count is None else f"{self.count} blocks"
+        return f"<{what} of parameters {self.array.name!r}>"
+
+
+class Shared:
+    """A value that all elements of a batch see alike; made by ``ag.shared``."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: FloatArray) -> None:
+        self.values = values
+
+
+def shared(array: Any) -> Shared:
+    """Mark an array as one value for all elements, instead of one row each.
+
+    Args:
+        array: number, ``(k,)`` or ``(r, c)``; copied.
+
+    Raises:
+        InputError: NaN or infinity in it.
+        ShapeError: more than two dimensions.
+    """
+    values = finite_array(array, "shared value")
+    if values.ndim > 2:
+        raise ShapeError(f"shared value: got shape {values.shape}, expected at most a matrix")
+    return Shared(values)
+
+
+def common_length(lengths: Sequence[tuple[str, int | None]], what: str) -> int:
+    """The batch length on which all arguments agree; 1 if every argument is shared.
+
+    Raises:
+        ShapeError: lengths differ.
+    """
+    known = [(name, length) for name, length in lengths if length is not None]
+    if not known:
+        return 1
+    first_name, first = known[0]
+    for name, length in known[1:]:
+        if length != first:
+            raise ShapeError(
+                f"{what}, argument {name!r}: has {length} entries, argument {first_name!r} has "
+                f"{first}; pass one entry per element"
+            )
+    return first

@@ -1,0 +1,149 @@
+"""What a solve returns: values, status, history, and the table that a person reads first."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from autograd_gpu.runtime.batch import FloatArray
+
+
+class Status(StrEnum):
+    """Why a solve ended."""
+
+    CONVERGED_FUNCTION = "CONVERGED_FUNCTION"
+    CONVERGED_GRADIENT = "CONVERGED_GRADIENT"
+    CONVERGED_PARAMETER = "CONVERGED_PARAMETER"
+    MAX_ITERATIONS = "MAX_ITERATIONS"
+    MAX_SECONDS = "MAX_SECONDS"
+    STOPPED_BY_CALLBACK = "STOPPED_BY_CALLBACK"
+    FAILED_NUMERICAL = "FAILED_NUMERICAL"
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance was met."""
+        return self.name.startswith("CONVERGED")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IterationRecord:
+    """One iteration; record 0 is the start.
+
+    Attributes:
+        iteration: number of steps tried so far.
+        cost: of the point kept after this iteration (a rejected step does not change it).
+        gradient_norm: largest entry of |Jᵀr| at that point.
+        damping: factor in force when the step was computed.
+        gain_ratio: actual over predicted reduction; NaN where no step could be computed.
+        step_norm: Euclidean length of the step tried.
+        linear_iterations: iterations of the linear solver; 1 for a direct one, 0 for none.
+        accepted: whether the step was kept.
+        seconds: since the solve began.
+    """
+
+    iteration: int
+    cost: float
+    gradient_norm: float
+    damping: float
+    gain_ratio: float
+    step_norm: float
+    linear_iterations: int
+    accepted: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSummary:
+    """One generated kernel in the report."""
+
+    name: str
+    target: str
+    ops: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """Result of a solve; always the last accepted point.
+
+    Attributes:
+        values: parameter name -> array of the shape given, float64; frozen rows bit for bit.
+        cost, initial_cost: ½‖r‖².
+        iterations: steps tried.
+        status, message: why it ended.
+        history: start and every iteration.
+        backend, precision, device: what evaluated residuals and Jacobians.
+        backend_reason: why that backend.
+        linear_solver, linear_solver_reason: what solved the linear systems, and why.
+        timings: seconds by phase.
+        residual_count, parameter_count: size of the problem (free parameters).
+        kernels: generated kernels; empty for NumPy.
+    """
+
+    values: Mapping[str, FloatArray]
+    cost: float
+    initial_cost: float
+    iterations: int
+    status: Status
+    message: str
+    history: tuple[IterationRecord, ...]
+    backend: str
+    precision: str
+    device: str
+    backend_reason: str
+    linear_solver: str
+    linear_solver_reason: str
+    timings: Mapping[str, float]
+    residual_count: int
+    parameter_count: int
+    kernels: tuple[KernelSummary, ...] = field(default=())
+
+    @property
+    def success(self) -> bool:
+        """Whether a tolerance was met."""
+        return self.status.converged
+
+    @property
+    def rejected(self) -> int:
+        """Steps that were tried and not kept."""
+        return sum(not r.accepted for r in self.history[1:])
+
+    def report(self) -> str:
+        """A table of the problem, what ran where, how it ended, and where the time went."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(show_header=False, title="autograd_gpu solve", title_justify="left")
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column()
+        for name, text in self._rows():
+            table.add_row(name, text)
+        out = io.StringIO()
+        Console(file=out, width=100, highlight=False).print(table)
+        return out.getvalue()
+
+    def _rows(self) -> list[tuple[str, str]]:
+        last = self.history[-1]
+        total = self.timings.get("total", 0.0)
+        phases = ", ".join(
+            f"{name} {seconds:.3g} s"
+            for name, seconds in self.timings.items()
+            if name != "total" and seconds > 0.0
+        )
+        rows = [
+            ("status", f"{self.status.value}: {self.message}"),
+            ("cost", f"{self.initial_cost:.9g} → {self.cost:.9g}"),
+            ("iterations", f"{self.iterations} ({self.rejected} rejected)"),
+            ("gradient", f"{last.gradient_norm:.3g} (largest entry)"),
+            ("problem", f"{self.residual_count} residuals, {self.parameter_count} free parameters"),
+            ("evaluated by", f"{self.backend}, {self.precision}, {self.device}"),
+            ("", self.backend_reason),
+            ("linear solver", self.linear_solver),
+            ("", self.linear_solver_reason),
+            ("time", f"{total:.3g} s: {phases}"),
+        ]
+        if self.kernels:
+            kernels = ", ".join(f"{k.name} ({k.ops} ops)" for k in self.kernels)
+            rows.append(("kernels", f"{len(self.kernels)}: {kernels}"))
+        return rows

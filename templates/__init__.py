@@ -1,0 +1,1 @@
+"""Jinja skeletons of generated source, one folder per target."""

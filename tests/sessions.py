@@ -1,0 +1,188 @@
+"""Run one traced function as a batch on any backend, with dense results in argument order."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from adapters_for_tests import wgsl_adapters
+from numpy.typing import NDArray
+
+from autograd_gpu import Graph
+from autograd_gpu.codegen.kernel import (
+    Product,
+    SlotKind,
+    data_slot,
+    parameter_slot,
+    topology_of,
+)
+from autograd_gpu.runtime.batch import (
+    Binding,
+    BoundGroup,
+    DataBinding,
+    ParameterBinding,
+    Session,
+)
+from autograd_gpu.runtime.device import Device
+from autograd_gpu.runtime.numba_backend import NumbaSession
+from autograd_gpu.runtime.numpy_backend import NumpySession
+from autograd_gpu.runtime.wgsl_backend import WgslSession
+
+Array = NDArray[np.float64]
+
+
+@functools.cache
+def device_on(adapter: str) -> Device:
+    """One device per adapter for the whole run, so that pipelines are compiled once."""
+    return Device(adapter)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A target of generated code in one precision, on one adapter if it is WGSL."""
+
+    name: str
+    precision: str
+    adapter: str | None = None
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.name, self.adapter, self.precision)))
+
+    def open(
+        self, groups: Sequence[BoundGroup], count: int, device: Device | None = None
+    ) -> Session:
+        """A session for ``groups`` on ``count`` parameters."""
+        if self.name == "wgsl":
+            assert self.adapter is not None
+            return WgslSession(groups, count, self.precision, device or device_on(self.adapter))
+        made = {"numpy": NumpySession, "numba": NumbaSession}[self.name]
+        return made(groups, count, self.precision)
+
+
+NUMPY = Backend("numpy", "float64")
+NUMBA = Backend("numba", "float64")
+# Without an adapter one entry stays, so that the skipped tests are counted.
+WGSL = [Backend("wgsl", "float32", adapter) for adapter in wgsl_adapters() or ("none",)]
+
+
+def parameters_of(backends: Sequence[Backend]) -> list[Any]:
+    """Backends as pytest parameters; those on WGSL are marked."""
+    marks = {"wgsl": [pytest.mark.wgsl]}
+    return [pytest.param(b, id=str(b), marks=marks.get(b.name, [])) for b in backends]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A group with the parameter vector that it gathers from."""
+
+    group: BoundGroup
+    parameters: Array
+    graph: Graph
+
+    def dense_jacobian(self, values: Array) -> Array:
+        """``(batch, m, n)`` with columns in the order of the traced function's arguments."""
+        kernel = self.group.kernel(Product.RESIDUAL_JACOBIAN)
+        topology = self.group.topology
+        first: dict[int, int] = {}
+        total = 0
+        for k, argument in enumerate(self.graph.arguments):
+            first[k] = total
+            # Unused arguments have no slot; they count as parameters with zero columns.
+            kind = [
+                s.kind
+                for s, a in zip(topology.slots, topology.arguments, strict=True)
+                if a == k
+            ]
+            total += 0 if kind == [SlotKind.DATA] else argument.size
+        columns: list[int] = []
+        for slot, argument in zip(topology.slots, topology.arguments, strict=True):
+            columns += [first[argument] + j for j in range(slot.tangent)]
+        dense = np.zeros((self.group.count, kernel.residual_size, total))
+        rows = values.reshape(self.group.count, len(kernel.entries))
+        for k, entry in enumerate(kernel.entries):
+            dense[:, entry.row, columns[entry.column]] = rows[:, k]
+        return dense
+
+
+def bind(
+    graph: Graph,
+    arrays: Sequence[Array],
+    data: Sequence[int] = (),
+    bindings: dict[int, Binding] | None = None,
+    name: str = "group",
+) -> Bound:
+    """Bind argument k to ``arrays[k]``, one block a row; ``bindings`` replaces some of them.
+
+    Arguments named in ``data`` are data columns, all others parameters, one after another.
+    """
+    count = len(arrays[0]) if bindings is None or 0 not in bindings else None
+    made = dict(bindings or {})
+    blocks: list[Array] = []
+    base = 0
+    slots = [
+        (data_slot if k in data else parameter_slot)(a.shape)
+        for k, a in enumerate(graph.arguments)
+    ]
+    for k, array in enumerate(arrays):
+        flat = np.asarray(array, float).reshape(len(array), -1)
+        if k in data:
+            made.setdefault(k, DataBinding(values=flat, shared=False))
+            continue
+        given = made.get(k)
+        if isinstance(given, ParameterBinding):
+            made[k] = ParameterBinding(
+                base=base, blocks=len(flat), offset=given.offset, stride=given.stride,
+                indices=given.indices,
+            )  # fmt: skip
+        else:
+            made[k] = ParameterBinding(base=base, blocks=len(flat))
+        blocks.append(flat.ravel())
+        base += flat.size
+    if count is None:
+        lengths = [
+            len(b.indices) if isinstance(b, ParameterBinding) and b.indices is not None
+            else len(b.values) if isinstance(b, DataBinding) and not b.shared else 0
+            for b in made.values()
+        ]  # fmt: skip
+        count = max(lengths)
+    topology = topology_of(graph, slots)
+    group = BoundGroup(
+        name=name,
+        topology=topology,
+        count=count,
+        bindings=tuple(made[a] for a in topology.arguments),
+    )
+    return Bound(group, np.concatenate(blocks) if blocks else np.zeros(0), graph)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Results of one evaluation: ``(batch, m)``, ``(batch, m, n)``, ½‖r‖²."""
+
+    residuals: Array
+    jacobian: Array
+    cost: float
+
+
+def evaluate(backend: Backend, bound: Bound) -> Batch:
+    """All products of one group; residuals of the two products that give them must be equal."""
+    with backend.open([bound.group], bound.parameters.size) as session:
+        alone = session.residuals(bound.parameters).copy()
+        residuals, values = (a.copy() for a in session.residual_jacobian(bound.parameters))
+        cost = session.cost(bound.parameters)
+    shape = (bound.group.count, bound.group.residual_size)
+    scale = 1.0 + np.abs(np.where(np.isfinite(residuals), residuals, 0.0))
+    slack = 1e-9 if backend.precision == "float64" else 1e-4
+    with np.errstate(invalid="ignore"):  # poles are infinite in both
+        different = np.abs(alone - residuals) > scale * slack
+    assert not different.any(), f"{backend}: products disagree on residuals"
+    return Batch(residuals.reshape(shape), bound.dense_jacobian(values), cost)
+
+
+def float32_exact(array: Any) -> Array:
+    """The nearest numbers that float32 represents, as float64."""
+    return np.asarray(array, np.float32).astype(np.float64)
