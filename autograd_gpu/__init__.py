@@ -72,7 +72,7 @@ from autograd_gpu.functions import (
     where,
 )
 from autograd_gpu.ir import Graph
-from autograd_gpu.later import refuse as __getattr__
+from autograd_gpu.later import refuse as __getattr__  # noqa: F401 - asked for absent names
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.rewrite import simplify
 from autograd_gpu.runtime.adapters import devices

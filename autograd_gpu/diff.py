@@ -117,9 +117,7 @@ class _Tape:
         for arm, holds in ((x, condition), (y, b.apply("logical_not", condition))):
             if active[arm]:
                 mask = (
-                    holds
-                    if adjoint.mask is None
-                    else b.apply("logical_and", adjoint.mask, holds)
+                    holds if adjoint.mask is None else b.apply("logical_and", adjoint.mask, holds)
                 )
                 adjoints[arm] = _accumulate(b, adjoints.get(arm), _Adjoint(adjoint.value, mask))
 

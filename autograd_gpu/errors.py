@@ -24,11 +24,11 @@ class IndexRangeError(AutogradGpuError, IndexError):
 
 
 class InputError(AutogradGpuError, ValueError):
-    """A value that no computation can start from: NaN, infinity, an unknown option, no residuals."""
+    """A value that nothing can start from: NaN, infinity, an unknown option, no residuals."""
 
 
 class MeshError(InputError):
-    """A mesh that an operation cannot work on: zero-area faces, non-manifold edges, …"""
+    """A mesh that an operation cannot work on: zero-area faces, non-manifold edges or others."""
 
 
 class MissingDependencyError(AutogradGpuError, ImportError):

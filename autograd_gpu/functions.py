@@ -1,4 +1,4 @@
-"""The public functions: ``ag.sin``, ``ag.norm``, ``ag.where``, …
+"""The public functions, such as ``ag.sin``, ``ag.norm`` and ``ag.where``.
 
 Each works on traced values (scalars, vectors, lists of them) and, for testing an energy by hand,
 on plain numbers and NumPy arrays. Reductions of arrays act on the last axis, as an element's
@@ -8,9 +8,9 @@ vector is the last axis of a batch.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -58,8 +58,10 @@ def _sequence(values: Any) -> list[Any]:
 
 def _items(values: Any) -> list[Any]:
     """Like ``_sequence``, but a list of vectors stays a list of vectors."""
-    if isinstance(values, list | tuple) and builtins.any(isinstance(v, Vector) for v in values):
-        return list(values)
+    if isinstance(values, list | tuple):
+        items = list(cast("Sequence[Any]", values))
+        if builtins.any(isinstance(v, Vector) for v in items):
+            return items
     return _sequence(values)
 
 
@@ -167,6 +169,10 @@ def _numpy_clip(x: Any, low: Any, high: Any) -> Any:
     return elementwise("clip", x, low, high)
 
 
+def _numpy_transpose(matrix: Matrix) -> Matrix:
+    return matrix.T
+
+
 NUMPY_FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.where: _numpy_where,
     np.clip: _numpy_clip,
@@ -183,7 +189,7 @@ NUMPY_FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.stack: _numpy_stack,
     np.concatenate: _numpy_concatenate,
     np.hstack: _numpy_concatenate,
-    np.transpose: lambda m: m.T,
+    np.transpose: _numpy_transpose,
 }
 """NumPy functions that trace, beyond the ufuncs."""
 

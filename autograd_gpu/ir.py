@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +38,11 @@ class Node(NamedTuple):
     args: tuple[int, ...]
     payload: Payload
     dtype: DType
+
+    @property
+    def leaf(self) -> InputPayload:
+        """Argument and component of an ``input`` node; only such a node has them."""
+        return cast(InputPayload, self.payload)
 
 
 Rule = Callable[["Builder", tuple[int, ...]], int | None]
@@ -101,7 +106,7 @@ class Builder:
     def literal(self, node: int) -> float | bool | None:
         """Value of a literal node, None for any other."""
         row = self.nodes[node]
-        return row.payload if row.op == "const" else None  # type: ignore[return-value]
+        return cast("float | bool", row.payload) if row.op == "const" else None
 
     def absorb(self, nodes: Sequence[Node], leaf: Callable[[Node], int] | None = None) -> list[int]:
         """Copy ``nodes`` (an arena in topological order) into this one, rewriting as rules say.
@@ -254,7 +259,7 @@ class Graph:
         lines = [repr(self)]
         for k, node in enumerate(self.nodes):
             if node.op == "input":
-                argument, component = node.payload  # type: ignore[misc]
+                argument, component = node.leaf
                 text = f"{self.arguments[argument].name}[{component}]"
             elif node.op == "const":
                 text = repr(node.payload)
@@ -289,7 +294,7 @@ def evaluate_nodes(
                 payload: Any = node.payload
                 values.append(payload if node.dtype == BOOL else real(payload))
             elif node.op == "input":
-                values.append(leaf(*node.payload))  # type: ignore[misc]
+                values.append(leaf(*node.leaf))
             else:
                 values.append(NODE_OPS[node.op].numpy(*(values[a] for a in node.args)))
     return values

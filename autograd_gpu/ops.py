@@ -22,9 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import erf, pi
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class DType(StrEnum):
@@ -94,8 +95,28 @@ class Op:
         return len(self.operands)
 
 
-def _row(name: str, doc: str, **facts: Any) -> Op:
-    return Op(name=name, doc=doc, **facts)
+# The same rules by number of operands, which is how type checkers understand the lambdas below.
+_Partial = Callable[[Any, Any, Any], Any] | Callable[[Any, Any, Any, Any], Any]
+_Expansion = Callable[[Any, Any], Any] | Callable[[Any, Any, Any, Any], Any]
+_Evaluation = Callable[[Any], Any] | Callable[[Any, Any], Any] | Callable[[Any, Any, Any], Any]
+
+
+class _Spelling(TypedDict):
+    wgsl: str
+    numba: str
+    jax: str
+
+
+def _row(
+    name: str,
+    doc: str,
+    *,
+    numpy: _Evaluation,
+    partials: tuple[_Partial, ...] = (),
+    expand: _Expansion | None = None,
+    **facts: Any,
+) -> Op:
+    return Op(name=name, doc=doc, numpy=numpy, partials=partials, expand=expand, **facts)
 
 
 _TWO = (REAL, REAL)
@@ -109,7 +130,7 @@ def _zero(m: Any, *_: Any) -> Any:
 
 
 def _spell(name: str, arity: int = 1, *, wgsl: str | None = None, numba: str | None = None,
-           jax: str | None = None) -> dict[str, str]:  # fmt: skip
+           jax: str | None = None) -> _Spelling:  # fmt: skip
     """Spellings of a plain function call that is named alike on every target."""
     args = ", ".join(f"{{{k}}}" for k in range(arity))
     return {
@@ -119,7 +140,7 @@ def _spell(name: str, arity: int = 1, *, wgsl: str | None = None, numba: str | N
     }
 
 
-def _infix(symbol: str) -> dict[str, str]:
+def _infix(symbol: str) -> _Spelling:
     text = f"{{0}} {symbol} {{1}}"
     return {"wgsl": text, "numba": text, "jax": text}
 
@@ -281,7 +302,7 @@ def _numpy_erf(x: Any) -> Any:
 
 
 def _numpy_sigmoid(x: Any) -> Any:
-    e = np.exp(-np.abs(x))
+    e: NDArray[Any] = np.exp(-np.abs(x))
     return np.where(np.asarray(x) >= 0.0, 1.0 / (1.0 + e), e / (1.0 + e))
 
 

@@ -17,6 +17,9 @@ import numpy as np
 from .ir import Builder, Graph, Node, Rule
 from .ops import BOOL, NODE_OPS
 
+MERGED_LITERALS = (1e-30, 1e30)
+"""Magnitudes that a literal made of two others may have: inside the range of float32."""
+
 
 def fold(op: str) -> Rule:
     """Evaluate an application of literals."""
@@ -37,7 +40,7 @@ def fold(op: str) -> Rule:
 
 
 def _neg_operand(b: Builder, node: int) -> int | None:
-    """x of -x, or -c of a negative literal."""
+    """The x of -x, or -c of a negative literal."""
     row = b.nodes[node]
     if row.op == "neg":
         return row.args[0]
@@ -58,6 +61,14 @@ def _scaled(b: Builder, node: int) -> tuple[float, int] | None:
     return None
 
 
+def _merged(product: float, *factors: float) -> float | None:
+    """``product`` of literals if it neither over- nor underflows in any precision, else None."""
+    if product == 0.0:
+        return product if 0.0 in factors else None
+    low, high = MERGED_LITERALS
+    return product if low <= abs(product) <= high else None
+
+
 def _add(b: Builder, args: tuple[int, ...]) -> int | None:
     x, y = args
     for p, q in ((x, y), (y, x)):
@@ -74,8 +85,9 @@ def _collect(b: Builder, x: int, y: int, sign: float) -> int | None:
     """Merge c·u ± d·u into (c ± d)·u."""
     cx, u = _scaled(b, x) or (1.0, x)
     cy, v = _scaled(b, y) or (1.0, y)
-    if u == v:
-        return b.apply("mul", b.constant(cx + sign * cy), u)
+    total = cx + sign * cy
+    if u == v and math.isfinite(total):
+        return b.apply("mul", b.constant(total), u)
     return None
 
 
@@ -122,17 +134,22 @@ def _mul(b: Builder, args: tuple[int, ...]) -> int | None:
 
 
 def _absorb(b: Builder, c: float, node: int) -> int | None:
-    """c · node where a literal inside ``node`` can take the factor at no cost."""
+    """Product c · node where a literal inside ``node`` can take the factor at no cost."""
     value = b.literal(node)
     if isinstance(value, float):
-        return b.constant(c * value)
+        product = _merged(c * value, c, value)
+        return None if product is None else b.constant(product)
     row = b.nodes[node]
     if row.op == "mul":
         scaled = _scaled(b, node)
-        return None if scaled is None else b.apply("mul", b.constant(c * scaled[0]), scaled[1])
+        product = None if scaled is None else _merged(c * scaled[0], c, scaled[0])
+        if scaled is None or product is None:
+            return None
+        return b.apply("mul", b.constant(product), scaled[1])
     if row.op == "div":
         top = b.literal(row.args[0])
-        return b.apply("div", b.constant(c * top), row.args[1]) if isinstance(top, float) else None
+        product = _merged(c * top, c, top) if isinstance(top, float) else None
+        return None if product is None else b.apply("div", b.constant(product), row.args[1])
     if row.op == "where":
         arms = [_absorb(b, c, arm) for arm in row.args[1:]]
         if arms[0] is not None and arms[1] is not None:
@@ -167,7 +184,7 @@ def _neg(b: Builder, args: tuple[int, ...]) -> int | None:
 
 
 def _integer_power(b: Builder, x: int, exponent: int) -> int:
-    """x ** exponent by repeated squaring, exponent >= 1."""
+    """Power x ** exponent by repeated squaring, exponent >= 1."""
     result: int | None = None
     base = x
     while True:
@@ -286,9 +303,7 @@ IDENTITIES: dict[str, tuple[Rule, ...]] = {
 }
 """Identities and strength reduction by op."""
 
-RULES: dict[str, tuple[Rule, ...]] = {
-    op: (fold(op), *IDENTITIES.get(op, ())) for op in NODE_OPS
-}
+RULES: dict[str, tuple[Rule, ...]] = {op: (fold(op), *IDENTITIES.get(op, ())) for op in NODE_OPS}
 """All rules by op, literal folding first."""
 
 
@@ -343,7 +358,9 @@ def simplify(graph: Graph) -> Graph:
 
     Repeats until the op count stops falling (three passes are typical).
     """
-    best = _rebuild(graph)
+    # Rules see one application at a time, so a rewritten operand that is also used elsewhere can
+    # cost more than it saves; then the graph stays as it was written.
+    best = min(_rebuild(graph), graph, key=lambda g: g.stats.cost)
     while True:
         candidate = factor(best)
         if candidate.stats.cost >= best.stats.cost:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import linecache
 import numbers
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import TraceError
 from .ir import Builder
 from .ops import BOOL, OPS, REAL, DType
 
-_PACKAGE = str(Path(__file__).resolve().parent)
+# With a separator at the end, since a user's folder may begin with the same letters.
+_INTERNAL = tuple(
+    os.path.join(Path(module_file).resolve().parent, "") for module_file in (__file__, np.__file__)
+)
 
 # NumPy ufunc name -> op name, where they differ.
 UFUNC_OPS = {
@@ -27,14 +33,15 @@ UFUNC_OPS = {
 }  # fmt: skip
 
 
+def is_internal(file: str) -> bool:
+    """Whether a source file belongs to this package or NumPy, and not to the user."""
+    return file.startswith(_INTERNAL)
+
+
 def user_line() -> str:
     """``file:line: source`` of the innermost frame outside this package (and NumPy)."""
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    numpy_folder = str(Path(np.__file__).resolve().parent)
-    while frame.f_back is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_PACKAGE, numpy_folder)):
-            break
+    while frame.f_back is not None and is_internal(frame.f_code.co_filename):
         frame = frame.f_back
     code = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" + (f": {code}" if code else "")
@@ -50,13 +57,14 @@ _BRANCHES = (
     ("if ", "use ag.where(condition, a, b)"),
     ("while ", "a loop cannot depend on a traced value; use a fixed number of steps"),
 )
+# Two comparisons with nothing between them that would end the first.
+_CHAINED = re.compile(r"[<>]=?(?:(?!\band\b|\bor\b|\bif\b|\belse\b)[^<>,])+[<>]")
 
 
 def _branch_error() -> NoReturn:
     line = user_line()
-    chained = any(line.count(f" {s} ") + line.count(f" {s}= ") > 1 for s in "<>")
     remedy = "use ag.where(condition, a, b)"
-    if chained:
+    if _CHAINED.search(line):
         remedy = "use ag.logical_and(a < b, b < c) instead of the chained comparison"
     else:
         for sign, advice in _BRANCHES:
@@ -101,7 +109,7 @@ class Scalar:
     def __repr__(self) -> str:
         return f"<traced {self.dtype.value} v{self.node}>"
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def _binary(self, op: str, other: Any, reflected: bool = False) -> Any:
         if not is_scalar_like(other):
@@ -145,7 +153,12 @@ class Scalar:
         return self._binary("mod", other, True)
 
     def __floordiv__(self, other: Any) -> Scalar:
-        return apply("floor", self._binary("div", other))
+        quotient = self._binary("div", other)
+        return quotient if quotient is NotImplemented else apply("floor", quotient)
+
+    def __rfloordiv__(self, other: Any) -> Scalar:
+        quotient = self._binary("div", other, True)
+        return quotient if quotient is NotImplemented else apply("floor", quotient)
 
     def __neg__(self) -> Scalar:
         return apply("neg", self)
@@ -179,10 +192,10 @@ class Scalar:
     def __ge__(self, other: Any) -> Scalar:
         return self._binary("ge", other)
 
-    def __eq__(self, other: object) -> Scalar:  # type: ignore[override]
+    def __eq__(self, other: object) -> Scalar:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._binary("eq", other)
 
-    def __ne__(self, other: object) -> Scalar:  # type: ignore[override]
+    def __ne__(self, other: object) -> Scalar:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._binary("ne", other)
 
     def __and__(self, other: Any) -> Scalar:
@@ -229,7 +242,7 @@ class Scalar:
         return trace_ufunc(ufunc, method, inputs, kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Common NumPy functions trace: ``np.where``, ``np.clip``, …"""
+        """Common NumPy functions trace, such as ``np.where`` and ``np.clip``."""
         from .functions import trace_numpy_function
 
         return trace_numpy_function(func, args, kwargs)
@@ -269,7 +282,10 @@ def is_scalar_like(value: Any) -> bool:
     """Whether ``value`` is a traced scalar or a plain number."""
     if isinstance(value, Scalar | numbers.Real | np.bool_):
         return True
-    return isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "fiub"
+    if not isinstance(value, np.ndarray):
+        return False
+    array = cast("NDArray[Any]", value)
+    return array.ndim == 0 and array.dtype.kind in "fiub"
 
 
 def _operand(builder: Builder, op: str, wanted: DType, value: Any) -> int:
@@ -297,7 +313,7 @@ def _operand(builder: Builder, op: str, wanted: DType, value: Any) -> int:
 
 def _python_number(value: Any, wanted: DType) -> float | bool:
     if wanted == BOOL and isinstance(value, bool | np.bool_):
-        return bool(value)
+        return bool(cast(Any, value))
     number = float(value)
     if not np.isfinite(number):
         raise TraceError(

@@ -75,7 +75,7 @@ def _labels(graph: Graph) -> list[int]:
     cache: dict[Any, int] = {}
     for node in graph.nodes:
         if node.op == "input":
-            argument, component = node.payload  # type: ignore[misc]
+            argument, component = node.leaf
             what: Any = ("input", graph.arguments[argument].shape, component, str(node.dtype))
         elif node.op == "const":
             payload: Any = node.payload
@@ -135,11 +135,11 @@ def _refined(graph: Graph) -> list[int]:
         context = _contexts(graph, colors)
         slots: dict[int, list[int]] = {}
         for k in leaves:
-            argument: int = graph.nodes[k].payload[0]  # type: ignore[index]
+            argument = graph.nodes[k].leaf[0]
             slots.setdefault(argument, []).append(_combine(labels[k], (context[k],), False))
         slot_color = {a: _combine(1, seen, True) for a, seen in slots.items()}
         for k in leaves:
-            argument = graph.nodes[k].payload[0]  # type: ignore[index]
+            argument = graph.nodes[k].leaf[0]
             labels[k] = _combine(labels[k], (slot_color[argument], context[k]), False)
         colors = _upward(graph.nodes, labels)
     return colors
@@ -167,7 +167,7 @@ def canonicalize(graph: Graph) -> Canonical:
                 continue
             payload = node.payload
             if node.op == "input":
-                argument, component = payload  # type: ignore[misc]
+                argument, component = node.leaf
                 payload = (slot_of.setdefault(argument, len(slot_of)), component)
             position[k] = len(nodes)
             args = [position[a] for a in order]

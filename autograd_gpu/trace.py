@@ -12,7 +12,7 @@ import numpy as np
 from .errors import AutogradGpuError, ShapeError, TraceError
 from .ir import Argument, Builder, Graph, Shape
 from .ops import BOOL
-from .scalar import Scalar, is_scalar_like
+from .scalar import Scalar, is_internal, is_scalar_like
 from .vector import Matrix, Vector, vector
 
 Width = int | Sequence[int]
@@ -38,9 +38,7 @@ def argument_names(fn: Callable[..., Any], count: int) -> list[str]:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    names = [
-        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [names[k] if k < len(names) else f"arg{k}" for k in range(count)]
 
 
@@ -77,6 +75,11 @@ def trace_shapes(
     values = [traced_argument(builder, k, a.shape) for k, a in enumerate(arguments)]
     result = _call(fn, values, title)
     items, shape = flatten_result(result, title)
+    if any(isinstance(item, Scalar) and item.builder is not builder for item in items):
+        raise TraceError(
+            f"residual function {title!r} returned a value of another trace (mixes values of two "
+            "traces); a traced value cannot outlive the function call that it was made for"
+        )
     ids = [item.node if isinstance(item, Scalar) else builder.constant(item) for item in items]
     for position, k in enumerate(ids):
         if builder.nodes[k].dtype == BOOL:
@@ -107,12 +110,12 @@ def _call(fn: Callable[..., Any], values: list[Any], title: str) -> Any:
         raise
     except Exception as error:
         trail = error.__traceback__
-        while trail is not None and trail.tb_next is not None:
-            trail = trail.tb_next
         where = "an unknown line"
-        if trail is not None:
+        while trail is not None:  # ends with the innermost frame of the user's
             file, line = trail.tb_frame.f_code.co_filename, trail.tb_lineno
-            where = f"{file}:{line}: {linecache.getline(file, line).strip()}"
+            if not is_internal(file):
+                where = f"{file}:{line}: {linecache.getline(file, line).strip()}"
+            trail = trail.tb_next
         raise TraceError(
             f"residual function {title!r} failed while being traced, at {where}\n"
             f"  {type(error).__name__}: {error}"
@@ -143,8 +146,8 @@ def flatten_result(result: Any, title: str) -> tuple[list[Scalar | float], Shape
             "(a scalar, a vector, or a list of them)"
         )
     raise TraceError(
-        f"residual function {title!r} returned {type(result).__name__}; expected a traced "
-        "scalar or vector, or a non-empty list of them"
+        f"residual function {title!r} returned {type(cast(object, result)).__name__}; expected a "
+        "traced scalar or vector, or a non-empty list of them"
     )
 
 

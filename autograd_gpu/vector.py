@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import ShapeError, TraceError
 from .ops import OPS
@@ -19,7 +20,7 @@ class _Elementwise:
     """Operators shared by vectors and matrices."""
 
     __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __add__(self, other: Any) -> Any:
         return elementwise("add", self, other)
@@ -48,8 +49,20 @@ class _Elementwise:
     def __pow__(self, other: Any) -> Any:
         return elementwise("pow", self, other)
 
+    def __rpow__(self, other: Any) -> Any:
+        return elementwise("pow", other, self)
+
     def __mod__(self, other: Any) -> Any:
         return elementwise("mod", self, other)
+
+    def __rmod__(self, other: Any) -> Any:
+        return elementwise("mod", other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return elementwise("floor", elementwise("div", self, other))
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return elementwise("floor", elementwise("div", other, self))
 
     def __neg__(self) -> Any:
         return elementwise("neg", self)
@@ -81,15 +94,20 @@ class _Elementwise:
     def __and__(self, other: Any) -> Any:
         return elementwise("logical_and", self, other)
 
+    __rand__ = __and__
+
     def __or__(self, other: Any) -> Any:
         return elementwise("logical_or", self, other)
+
+    __ror__ = __or__
 
     def __invert__(self) -> Any:
         return elementwise("logical_not", self)
 
     def __bool__(self) -> bool:
         raise TraceError(
-            f"{user_line()}\n  asks for the truth of a traced vector; use ag.where on its components"
+            f"{user_line()}\n  asks for the truth of a traced vector; "
+            "use ag.where on its components"
         )
 
     def __array__(self, *_: Any, **__: Any) -> Any:
@@ -103,7 +121,7 @@ class _Elementwise:
         return trace_ufunc(ufunc, method, inputs, kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Common NumPy functions trace: ``np.cross``, ``np.dot``, ``np.linalg.norm``, …"""
+        """Common NumPy functions trace, such as ``np.cross``, ``np.dot``, ``np.linalg.norm``."""
         from .functions import trace_numpy_function
 
         return trace_numpy_function(func, args, kwargs)
@@ -140,8 +158,8 @@ class Vector(_Elementwise):
         if isinstance(index, slice):
             return vector(self.items[index])
         if isinstance(index, list | tuple | np.ndarray):
-            return vector([self.items[int(k)] for k in np.asarray(index)])
-        return self.items[index]
+            return vector([self.items[int(k)] for k in np.asarray(cast(Any, index))])
+        return self.items[cast(int, index)]
 
     def _component(self, k: int, name: str) -> Scalar:
         if k >= len(self.items):
@@ -226,7 +244,7 @@ class Matrix(_Elementwise):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, tuple):
-            i, j = cast("tuple[Any, Any]", index)
+            i, j = cast("tuple[int | slice, int | slice]", index)
             if isinstance(i, slice):
                 rows = self.rows[i]
                 if isinstance(j, slice):
@@ -236,7 +254,7 @@ class Matrix(_Elementwise):
             return vector(row[j]) if isinstance(j, slice) else row[j]
         if isinstance(index, slice):
             return Matrix(self.rows[index])
-        return vector(self.rows[index])
+        return vector(self.rows[cast(int, index)])
 
     def __repr__(self) -> str:
         return f"<traced matrix of {self.shape}>"
@@ -251,7 +269,7 @@ def is_traced(value: Any) -> bool:
         return True
     if isinstance(value, list | tuple):
         return any(is_traced(v) for v in cast("list[Any]", value))
-    return isinstance(value, np.ndarray) and value.dtype == object
+    return isinstance(value, np.ndarray) and cast("NDArray[Any]", value).dtype == object
 
 
 def as_traced(value: Any) -> Any:
@@ -272,7 +290,8 @@ def as_traced(value: Any) -> Any:
             return Matrix([r.items for r in rows])
         if all(is_scalar_like(r) for r in rows):
             return vector(rows)
-    raise TraceError(f"{user_line()}\n  cannot trace a value of type {type(value).__name__}")
+    kind = type(cast(object, value)).__name__
+    raise TraceError(f"{user_line()}\n  cannot trace a value of type {kind}")
 
 
 def _combine(name: str, operands: Sequence[Any]) -> Any:
@@ -280,7 +299,7 @@ def _combine(name: str, operands: Sequence[Any]) -> Any:
     if any(isinstance(v, Scalar) for v in operands):
         return apply(name, *operands)
     result: Any = OPS[name].numpy(*operands)
-    return result.item() if isinstance(result, np.generic) else result
+    return cast("np.generic[Any]", result).item() if isinstance(result, np.generic) else result
 
 
 def elementwise(name: str, *operands: Any) -> Any:
@@ -290,7 +309,7 @@ def elementwise(name: str, *operands: Any) -> Any:
         ShapeError: vectors of different lengths.
     """
     lifted = [as_traced(v) for v in operands]
-    shapes = {v.shape for v in lifted if isinstance(v, _Elementwise)}  # type: ignore[union-attr]
+    shapes = {v.shape for v in lifted if isinstance(v, Vector | Matrix)}
     if not shapes:
         return _combine(name, lifted)
     shape = max(shapes, key=len)
@@ -300,7 +319,7 @@ def elementwise(name: str, *operands: Any) -> Any:
             "they must be equal (or one a row of the other)"
         )
     if len(shape) == 2:
-        rows = []
+        rows: list[Sequence[Scalar]] = []
         for i in range(shape[0]):
             parts = [v[i] if isinstance(v, Matrix) else v for v in lifted]
             rows.append(elementwise(name, *parts).items)
@@ -363,5 +382,3 @@ def trace_ufunc(ufunc: Any, method: str, inputs: Sequence[Any], kwargs: dict[str
             f"{user_line()}\n  np.{name} cannot be traced; see the list of ops in the documentation"
         )
     return elementwise(op, *inputs)
-
-

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autograd_gpu.codegen.kernel import Product
-from autograd_gpu.codegen.program import BufferSpec, DispatchSpec, PipelineSpec, Program, SequenceSpec
+from autograd_gpu.codegen.program import (
+    BufferRole,
+    BufferSpec,
+    DispatchSpec,
+    PipelineSpec,
+    Program,
+    SequenceSpec,
+)
 from autograd_gpu.codegen.render import Source
 
 WORD = 4  # bytes of a float32 or u32
@@ -50,7 +57,7 @@ def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program
     downloads: dict[Product, list[str]] = {p: [] for p in Product}
     for chunk in chunks:
         partials = math.ceil(chunk.count / chunk.sources[Product.COST].workgroup_size)
-        sizes = {
+        sizes: dict[str, tuple[int, BufferRole]] = {
             "indices": (chunk.indices, "upload"),
             "data": (chunk.data, "upload"),
             "residuals": (chunk.residuals, "download"),
@@ -61,7 +68,7 @@ def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program
             BufferSpec(name=chunk.buffer("control"), size=WORD * chunk.control, role="uniform")
         )
         buffers += [
-            BufferSpec(name=chunk.buffer(what), size=WORD * max(1, words), role=role)  # type: ignore[arg-type]
+            BufferSpec(name=chunk.buffer(what), size=WORD * max(1, words), role=role)
             for what, (words, role) in sizes.items()
         ]
         for product, source in chunk.sources.items():
@@ -69,7 +76,7 @@ def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program
                 name=source.kernel.key,
                 source=source.source,
                 entry_point=source.entry_point,
-                bindings=source.bindings,  # type: ignore[arg-type]
+                bindings=source.bindings,
                 workgroup_size=source.workgroup_size,
             )
             pipelines[spec.name] = spec

@@ -13,6 +13,7 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import blake2b
 from math import prod
+from typing import cast
 
 from autograd_gpu.diff import value_and_jacobian
 from autograd_gpu.errors import ShapeError
@@ -84,7 +85,7 @@ class Kernel:
     """A product of one topology.
 
     Attributes:
-        name: readable name for sources and reports.
+        name: product and topology; never the user's function, whose text this may not be alone.
         product: what it computes.
         slots: gathered arguments in canonical order.
         graph: what is computed per element: residuals first, then Jacobian entries that vary.
@@ -102,6 +103,11 @@ class Kernel:
     columns: int
     entries: tuple[JacobianEntry, ...]
     key: str
+
+    @property
+    def topology_key(self) -> str:
+        """Key of the topology alone."""
+        return self.key.split("-")[0]
 
     @property
     def schedule(self) -> str:
@@ -156,7 +162,9 @@ def topology_of(graph: Graph, slots: Sequence[Slot]) -> Topology:
         )
     canonical = simplify(graph).canonical
     ordered = tuple(slots[a] for a in canonical.arguments)
-    serial = canonical.serial + repr([(s.kind.value, s.ambient, s.tangent) for s in ordered]).encode()
+    serial = (
+        canonical.serial + repr([(s.kind.value, s.ambient, s.tangent) for s in ordered]).encode()
+    )
     return Topology(serial, canonical.graph(graph.name), ordered, canonical.arguments, graph.name)
 
 
@@ -185,7 +193,7 @@ def _make_kernel(serial: bytes, product: Product, carried: _Uncompared) -> Kerne
     topology = carried.topology
     graph, slots = topology.graph, topology.slots
     base = Kernel(
-        name=f"{_identifier(topology.name)}_{product.value}",
+        name=f"{product.value}_{topology.key[:8]}",
         product=product,
         slots=slots,
         graph=graph,
@@ -220,16 +228,12 @@ def _with_jacobian(base: Kernel) -> Kernel:
     entries: list[JacobianEntry] = []
     for position, node in enumerate(both.outputs[m:]):
         row, column = divmod(position, n)
-        literal = both.nodes[node].payload if both.nodes[node].op == "const" else None
+        value = both.nodes[node]
+        literal = cast(float, value.payload) if value.op == "const" else None
         if literal is None:
             entries.append(JacobianEntry(row, column, len(outputs) - m, 0.0))
             outputs.append(node)
         elif literal != 0.0:
-            entries.append(JacobianEntry(row, column, None, float(literal)))  # type: ignore[arg-type]
+            entries.append(JacobianEntry(row, column, None, float(literal)))
     graph = Graph(both.nodes, tuple(outputs), both.arguments, (len(outputs),), both.name)
     return replace(base, graph=graph, entries=tuple(entries))
-
-
-def _identifier(name: str) -> str:
-    text = "".join(c if c.isascii() and c.isalnum() else "_" for c in name).strip("_").lower()
-    return text if text and not text[0].isdigit() else f"residual_{text}".rstrip("_")

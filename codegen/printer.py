@@ -77,7 +77,7 @@ NUMBA_FLOAT32 = Dialect(
 
 
 def print_statements(
-    graph: Graph, dialect: Dialect, leaf: Callable[[int, int], str]
+    graph: Graph, dialect: Dialect, leaf: Callable[[int, int], str], prefix: str = "v"
 ) -> Statements:
     """Print ``graph`` in single-assignment form.
 
@@ -85,12 +85,13 @@ def print_statements(
         graph: what to print.
         dialect: target language.
         leaf: (slot, component) -> name of the loaded value.
+        prefix: of the names made here.
     """
     text: list[str] = []
     lines: list[str] = []
     for k, node in enumerate(graph.nodes):
         if node.op == "input":
-            text.append(leaf(*cast("tuple[int, int]", node.payload)))
+            text.append(leaf(*node.leaf))
         elif node.op == "const":
             if isinstance(node.payload, bool):
                 text.append(dialect.true if node.payload else dialect.false)
@@ -98,8 +99,10 @@ def print_statements(
                 text.append(dialect.literal(cast(float, node.payload)))
         else:
             spelling: str = getattr(NODE_OPS[node.op], dialect.target)
-            name = f"v{k}"
-            lines.append(dialect.declare(name, node.dtype, spelling.format(*(text[a] for a in node.args))))
+            name = f"{prefix}{k}"
+            lines.append(
+                dialect.declare(name, node.dtype, spelling.format(*(text[a] for a in node.args)))
+            )
             text.append(name)
     return Statements(tuple(lines), tuple(text[o] for o in graph.outputs))
 

@@ -14,8 +14,6 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from autograd_gpu.errors import InputError
-from autograd_gpu.ir import Graph
 from autograd_gpu.codegen.kernel import (
     GENERATOR_VERSION,
     Kernel,
@@ -34,6 +32,9 @@ from autograd_gpu.codegen.printer import (
     print_statements,
     select_prelude,
 )
+from autograd_gpu.codegen.program import BindingKind
+from autograd_gpu.errors import InputError
+from autograd_gpu.ir import Graph
 
 WGSL_WORKGROUP_SIZE = 256
 
@@ -63,7 +64,7 @@ class Source:
     precision: str
     source: str
     entry_point: str
-    bindings: tuple[str, ...] = ()
+    bindings: tuple[BindingKind, ...] = ()
     workgroup_size: int = 0
 
 
@@ -73,7 +74,8 @@ def _load_template(name: str) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
+def template_environment() -> Environment:
+    """The environment in which every template is rendered."""
     return Environment(
         loader=FunctionLoader(_load_template),
         undefined=StrictUndefined,
@@ -99,7 +101,7 @@ def _loads(kernel: Kernel, words_per_row: int) -> list[_Load]:
     used: dict[int, set[int]] = {k: set() for k in range(len(kernel.slots))}
     for node in kernel.graph.nodes:
         if node.op == "input":
-            slot, component = node.payload  # type: ignore[misc]
+            slot, component = node.leaf
             used[slot].add(component)
     return [
         _Load(
@@ -152,13 +154,14 @@ def render(kernel: Kernel, target: str, precision: str) -> Source:
     context = _context(kernel, dialect, target, precision)
     template = "cost" if kernel.product is Product.COST else "element"
     extension = "wgsl" if target == "wgsl" else "py"
-    text = _environment().get_template(f"{target}/{template}.{extension}.j2").render(context)
+    skeleton = template_environment().get_template(f"{target}/{template}.{extension}.j2")
+    text = skeleton.render(context)
     if target == "numba":
         return Source(
             kernel=kernel, target=target, precision=precision, source=text, entry_point=kernel.name
         )
-    prelude = select_prelude(_prelude(precision), text)
-    bindings = ["uniform", "read", "read", "read", "write"]
+    prelude = select_prelude(wgsl_prelude(precision), text)
+    bindings: list[BindingKind] = ["uniform", "read", "read", "read", "write"]
     if context["jacobian"]:
         bindings.append("write")
     return Source(
@@ -173,8 +176,9 @@ def render(kernel: Kernel, target: str, precision: str) -> Source:
 
 
 @lru_cache(maxsize=4)
-def _prelude(precision: str) -> str:
-    return _environment().get_template(f"wgsl/prelude_{precision}.wgsl.j2").render()
+def wgsl_prelude(precision: str) -> str:
+    """All elementary functions in WGSL, of a precision."""
+    return template_environment().get_template(f"wgsl/prelude_{precision}.wgsl.j2").render()
 
 
 def _compile_to(
@@ -217,5 +221,3 @@ def compile_to_numba(
 ) -> Source:
     """Python text, ready for Numba, of a product; arguments as for ``compile_to_wgsl``."""
     return _compile_to(graph, product, precision, "numba", data)
-
-

@@ -117,7 +117,8 @@ def _vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:
 def marker_radius(body: Body) -> float:
     """Small against the mesh, and no larger than what keeps neighbouring markers apart."""
     v, f = body.vertices, body.faces
-    edge = float(np.mean(np.linalg.norm(v[f[:, 0]] - v[f[:, 1]], axis=1)))
+    lengths: FloatArray = np.linalg.norm(v[f[:, 0]] - v[f[:, 1]], axis=1)
+    edge = float(lengths.mean())
     diagonal = float(np.linalg.norm(v.max(axis=0) - v.min(axis=0)))
     return min(max(0.4 * edge, 0.009 * diagonal), 0.02 * diagonal)
 

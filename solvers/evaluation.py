@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import choose_backend
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array  # pyright: ignore[reportMissingTypeStubs]
+    from scipy.sparse import csr_array
 
     from autograd_gpu.runtime.device import Device
     from autograd_gpu.solvers.problem import Problem
@@ -42,7 +42,7 @@ class Evaluation:
     @cached_property
     def gradient(self) -> FloatArray:
         """Jᵀr, ``(columns,)``."""
-        return np.asarray(self.jacobian.T @ self.residuals)
+        return np.asarray(cast(Any, self.jacobian).T @ self.residuals)
 
 
 def current_parameters(problem: Problem) -> FloatArray:

@@ -12,7 +12,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from numbers import Integral, Real
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,6 +47,23 @@ DAMPING_FORMS: dict[str, Callable[[FloatArray], FloatArray]] = {
 """D as a function of diag(JᵀJ): Marquardt's scaling, (1 + column norm)², Levenberg's identity."""
 
 
+def _at_least_0(value: float) -> bool:
+    return value >= 0.0
+
+
+_LIMITS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+    "max_iterations": (Integral, _at_least_0, "an integer of at least 0"),
+    "max_seconds": (Real, _at_least_0, "a number of at least 0, or None"),
+    "function_tolerance": (Real, _at_least_0, "a number of at least 0"),
+    "gradient_tolerance": (Real, _at_least_0, "a number of at least 0"),
+    "parameter_tolerance": (Real, _at_least_0, "a number of at least 0"),
+    "initial_damping": (Real, lambda v: 0.0 < v <= LARGEST_DAMPING, "more than 0, up to 1e32"),
+    "min_gain_ratio": (Real, lambda v: 0.0 <= v < 1.0, "a number from 0 to below 1"),
+    "linear_tolerance": (Real, lambda v: 0.0 <= v < 1.0, "a number from 0 to below 1"),
+    "max_linear_iterations": (Integral, lambda v: v >= 1, "a whole number of at least 1"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevenbergMarquardtOptions:
     """Options of ``method="levenberg-marquardt"``.
@@ -59,6 +77,11 @@ class LevenbergMarquardtOptions:
         initial_damping: λ at the start.
         damping: ``diagonal``, ``one-plus-norm`` or ``identity``.
         min_gain_ratio: a step is kept when actual / predicted reduction exceeds this.
+        linear_tolerance: relative residual at which conjugate gradients stop.
+        max_linear_iterations: of conjugate gradients, per step.
+
+    Raises:
+        InputError: a value outside its range; names the option.
     """
 
     max_iterations: int = 100
@@ -67,22 +90,28 @@ class LevenbergMarquardtOptions:
     gradient_tolerance: float = 1e-10
     parameter_tolerance: float = 1e-8
     initial_damping: float = 1e-4
-    damping: str = "diagonal"
+    damping: str = "one-plus-norm"
     min_gain_ratio: float = 1e-3
+    linear_tolerance: float = 1e-2
+    max_linear_iterations: int = 400
 
     def __post_init__(self) -> None:
         if self.damping not in DAMPING_FORMS:
             raise InputError(
                 f"damping={self.damping!r} is unknown; expected one of {', '.join(DAMPING_FORMS)}"
             )
-        for name in ("function", "gradient", "parameter"):
-            value = getattr(self, f"{name}_tolerance")
-            if not value >= 0.0:
-                raise InputError(f"{name}_tolerance={value!r}: expected a number of at least 0")
-        if self.max_iterations < 0:
-            raise InputError(f"max_iterations={self.max_iterations}: expected at least 0")
-        if not self.initial_damping > 0.0:
-            raise InputError(f"initial_damping={self.initial_damping}: expected more than 0")
+        for name, (kind, fits, expected) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is None and name == "max_seconds":
+                continue
+            if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
+                raise InputError(f"option {name}={value!r}: expected {expected}")
+
+
+def _worst(values: FloatArray) -> int:
+    """Position of the first NaN or infinity, or else of the largest magnitude."""
+    bad = ~np.isfinite(values)
+    return int(np.argmax(bad if bad.any() else np.abs(values)))
 
 
 class Observer(Protocol):
@@ -175,27 +204,34 @@ class LevenbergMarquardt:
             Status.MAX_ITERATIONS, f"{self._options.max_iterations} iterations are done"
         )
 
+    # Overflow and NaN are looked for below, and named: NumPy's warnings would say less.
+    @np.errstate(all="ignore")
     def _linearize(self) -> str | None:
         """Residuals, Jacobian and normal equations at x; says what is not finite."""
         residuals, values = self._session.residual_jacobian(self._x)
         self._watch.lap("evaluate")
         self._residuals = residuals.copy()
-        self._cost = 0.5 * float(self._residuals @ self._residuals)
+        self._cost: float = 0.5 * float(self._residuals @ self._residuals)
         if not math.isfinite(self._cost):
-            bad = ~np.isfinite(self._residuals)
-            row = int(np.argmax(bad)) if bad.any() else int(np.argmax(np.abs(self._residuals)))
-            return f"{self._analysis.locate_row(row)} is {self._residuals[row]}"
+            row = _worst(self._residuals)
+            value = float(self._residuals[row])
+            overflow = ", and the cost is not finite" if math.isfinite(value) else ""
+            return f"{self._analysis.locate_row(row)} is {value}{overflow}"
         free = self._analysis.free_values(values)
         self._normal.assemble(free, self._residuals)
         gradient = self._normal.gradient
-        self._gradient_norm = float(np.max(np.abs(gradient), initial=0.0))
+        self._gradient_norm: float = float(np.max(np.abs(gradient), initial=0.0))
         self._watch.lap("assemble")
         if not math.isfinite(self._gradient_norm) or not np.isfinite(self._normal.diagonal).all():
-            entry = int(np.argmax(~np.isfinite(free)))
+            entry = _worst(free)
             row = int(np.searchsorted(self._analysis.indptr, entry, side="right")) - 1
-            return f"the Jacobian of {self._analysis.locate_row(row)} is not finite"
+            where = f"the Jacobian of {self._analysis.locate_row(row)}"
+            if not math.isfinite(free[entry]):
+                return f"{where} is not finite"
+            return f"{where} is {free[entry]:.3g}, and its square is not finite"
         return None
 
+    @np.errstate(all="ignore")
     def _step(self, iteration: int) -> tuple[Status, str] | None:
         """Try one step; a status if the iteration ends."""
         scale = self._damping * DAMPING_FORMS[self._options.damping](self._normal.diagonal)
@@ -214,13 +250,20 @@ class LevenbergMarquardt:
         trial[self._analysis.free_positions] += step
         residuals = self._session.residuals(trial)
         self._watch.lap("evaluate")
-        with np.errstate(all="ignore"):
-            difference = self._residuals - residuals
-            reduction = 0.5 * float(difference @ (self._residuals + residuals))
+        difference = self._residuals - residuals
+        reduction = 0.5 * float(difference @ (self._residuals + residuals))
         gain = reduction / predicted
         tolerance = self._options.parameter_tolerance
         tiny = norm <= tolerance * (float(np.linalg.norm(self._x)) + tolerance)
-        if not (math.isfinite(gain) and gain > self._options.min_gain_ratio):
+        if not math.isfinite(reduction):
+            # No promise of the model, and no shortness of the step, makes this a minimum.
+            row = _worst(residuals)
+            where = f"{self._analysis.locate_row(row)} is {residuals[row]}"
+            ended = self._rejected(iteration, math.nan, norm, math.inf, where)
+            if tiny:
+                return Status.FAILED_NUMERICAL, f"after a step of length {norm:.3g}, {where}"
+            return ended
+        if not gain > self._options.min_gain_ratio:
             ended = self._rejected(iteration, gain, norm, predicted)
             if ended is None and tiny:
                 return Status.CONVERGED_PARAMETER, f"the step is {norm:.3g} long"
@@ -258,7 +301,12 @@ class LevenbergMarquardt:
         return None
 
     def _rejected(
-        self, iteration: int, gain: float, norm: float, predicted: float
+        self,
+        iteration: int,
+        gain: float,
+        norm: float,
+        predicted: float,
+        reason: str = "check the gradients with problem.check_gradients()",
     ) -> tuple[Status, str] | None:
         self._record(iteration, gain, norm, 1, False)
         self._damping *= self._growth
@@ -272,8 +320,7 @@ class LevenbergMarquardt:
         if self._damping > LARGEST_DAMPING:
             return (
                 Status.FAILED_NUMERICAL,
-                "no damping gave a step that lowers the cost; check the gradients with "
-                "problem.check_gradients()",
+                f"no damping gave a step that lowers the cost; {reason}",
             )
         return None
 
@@ -301,6 +348,4 @@ class LevenbergMarquardt:
         if not self._history:
             self._gradient_norm = math.nan
             self._record(0, math.nan, 0.0, 0, True)
-        return Outcome(
-            self._x, self._cost, self._initial_cost, status, message, self._history
-        )
+        return Outcome(self._x, self._cost, self._initial_cost, status, message, self._history)

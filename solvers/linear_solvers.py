@@ -83,6 +83,24 @@ class DenseCholesky(DirectSolver):
         self._square = np.zeros((0, 0))
 
 
+def check_linear_solver(requested: str) -> None:
+    """Refuse a name before any work is done.
+
+    Raises:
+        InputError: an unknown name.
+        NotImplementedError: a solver of the list that is not there yet.
+    """
+    if requested not in LINEAR_SOLVERS:
+        raise InputError(
+            f"linear_solver={requested!r} is unknown; expected one of {', '.join(LINEAR_SOLVERS)}"
+        )
+    if requested in ("dense-qr", "schur"):
+        raise NotImplementedError(
+            f"linear_solver={requested!r} is not available on the host yet; "
+            "use 'auto', 'sparse-cholesky' or 'dense-cholesky'"
+        )
+
+
 def choose_linear_solver(requested: str, n: int, nnz: int) -> tuple[LinearSolver, str]:
     """Make the solver for a system of n unknowns.
 
@@ -98,15 +116,7 @@ def choose_linear_solver(requested: str, n: int, nnz: int) -> tuple[LinearSolver
         InputError: an unknown name.
         NotImplementedError: a solver of the list that is not there yet.
     """
-    if requested not in LINEAR_SOLVERS:
-        raise InputError(
-            f"linear_solver={requested!r} is unknown; expected one of {', '.join(LINEAR_SOLVERS)}"
-        )
-    if requested in ("dense-qr", "pcg", "schur"):
-        raise NotImplementedError(
-            f"linear_solver={requested!r} is not available on the host yet; "
-            "use 'auto', 'sparse-cholesky' or 'dense-cholesky'"
-        )
+    check_linear_solver(requested)
     fill = nnz / (0.5 * n * (n + 1)) if n else 1.0
     if requested == "dense-cholesky":
         return DenseCholesky(), "Dense Cholesky (LAPACK), as requested."

@@ -16,7 +16,7 @@ from autograd_gpu.errors import ShapeError
 from autograd_gpu.runtime.host_assembly import HostAssembly, index_dtype
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix  # pyright: ignore[reportMissingTypeStubs]
+    from scipy.sparse import csr_matrix
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.integer[Any]]

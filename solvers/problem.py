@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from autograd_gpu.codegen.kernel import Slot, Topology, data_slot, parameter_slot, topology_of
-from autograd_gpu.errors import InputError, ShapeError
+from autograd_gpu.errors import InputError, ShapeError, TraceError
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import DataBinding, FloatArray, IndexArray, ParameterBinding
 from autograd_gpu.scalar import Scalar
-from autograd_gpu.trace import argument_names, function_name, trace_shapes, traced_argument
-from autograd_gpu.vector import Matrix, Vector, vector
 from autograd_gpu.solvers.selection import (
     ParameterArray,
     Selection,
@@ -25,6 +24,8 @@ from autograd_gpu.solvers.selection import (
     finite_array,
     index_array,
 )
+from autograd_gpu.trace import argument_names, function_name, trace_shapes, traced_argument
+from autograd_gpu.vector import Matrix, Vector, vector
 
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
@@ -104,7 +105,8 @@ class Problem:
             name: key in ``Solution.values``.
             array: start values, ``(n,)`` for n scalars, ``(n, k)`` for n vectors, ``(n, r, c)``
                 for n matrices; copied as float64.
-            manifold, bounds: not available yet.
+            manifold: not available yet.
+            bounds: not available yet.
 
         Raises:
             InputError: the name is taken, or NaN or infinity in the array.
@@ -114,9 +116,17 @@ class Problem:
             raise NotImplementedError("Problem.parameters(manifold=…): manifolds")
         if bounds is not None:
             raise NotImplementedError("Problem.parameters(bounds=…): box bounds")
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"parameters: got {type(name).__name__} as the name, expected a string; call "
+                'problem.parameters("x", array)'
+            )
         what = f"parameters {name!r}"
         if name in self._parameters:
-            raise InputError(f"{what}: the problem already has parameters of this name")
+            raise InputError(
+                f"{what}: the problem already has parameters of this name; choose another, or "
+                f"replace their numbers by problem.update({name}=...)"
+            )
         values = finite_array(array, what)
         if not 1 <= values.ndim <= 3 or values.size == 0:
             raise ShapeError(
@@ -144,7 +154,8 @@ class Problem:
             arguments: parameter arrays or selections of them, arrays with one row per element,
                 numbers or ``ag.shared(array)`` for what all elements share.
             weight: multiplies the residual: a number, ``(count,)``, or a matrix square root
-                ``(m, m)`` or ``(count, m, m)``.
+                ``(m, m)`` or ``(count, m, m)``. In ``update`` it is the data argument
+                ``weight`` (``weight_of_residual`` if ``fn`` has an argument ``weight``).
             loss: not available yet.
             name: for reports; the function's name by default.
 
@@ -158,6 +169,7 @@ class Problem:
         what = f"residuals {title!r}"
         if not arguments:
             raise InputError(f"{what}: has no arguments; pass the parameters it acts on")
+        _check_signature(fn, len(arguments), what)
         names = argument_names(fn, len(arguments))
         gathered = [
             self._argument(value, f"{what}, argument {names[k]!r}")
@@ -166,11 +178,21 @@ class Problem:
         lengths = [(names[k], _length(g)) for k, g in enumerate(gathered)]
         count = common_length(lengths, what)
         if not any(isinstance(g, Selection) for g in gathered):
-            raise InputError(f"{what}: no argument is a parameter of this problem")
+            raise InputError(
+                f"{what}: no argument is a parameter of this problem; pass what "
+                "problem.parameters(...) returned, or a selection of it"
+            )
         if count == 0:
             raise InputError(f"{what}: the batch is empty; leave the group out")
         described = [Argument(n, _shape(g)) for n, g in zip(names, gathered, strict=True)]
-        graph = trace_shapes(fn, described, title)
+        try:
+            graph = trace_shapes(fn, described, title)
+        except (ShapeError, TraceError) as error:
+            # What the function did wrong is known by its line, but not by the group.
+            message = str(error)
+            raise type(error)(
+                message if repr(title) in message else f"{what}, at {message}"
+            ) from error
         if weight is not None:
             graph, rows = _weighted(graph, weight, count, what)
             gathered.append(rows)
@@ -188,7 +210,10 @@ class Problem:
         if wanted not in self._groups:
             return wanted
         if named:
-            raise InputError(f"residuals {wanted!r}: the problem already has a group of this name")
+            raise InputError(
+                f"residuals {wanted!r}: the problem already has a group of this name; choose "
+                "another"
+            )
         k = 2
         while f"{wanted}_{k}" in self._groups:
             k += 1
@@ -199,7 +224,10 @@ class Problem:
             value = Selection(value, 0, 1, value.blocks, None)
         if isinstance(value, Selection):
             if value.array.owner is not self:
-                raise InputError(f"{what}: parameters {value.array.name!r} are another problem's")
+                raise InputError(
+                    f"{what}: parameters {value.array.name!r} are another problem's; pass what "
+                    "this problem's parameters(...) returned"
+                )
             return value
         if isinstance(value, Ragged):
             raise NotImplementedError(f"{what}: ragged arguments")
@@ -210,7 +238,8 @@ class Problem:
             return DataRows(values[None], True)
         if values.ndim > 3:
             raise ShapeError(
-                f"{what}: got shape {values.shape}, expected (count,), (count, k) or (count, r, c)"
+                f"{what}: got shape {values.shape}, expected (count,), (count, k) or "
+                "(count, r, c); reshape it"
             )
         return DataRows(values, False)
 
@@ -227,9 +256,11 @@ class Problem:
         what = f"{'freeze' if value else 'unfreeze'}, parameters {array.name!r}"
         if rows is None:
             rows = slice(None)
-        if isinstance(rows, int | np.integer):
-            rows = [int(rows)]
-        chosen = rows if isinstance(rows, slice) else index_array(rows, array.blocks, what)
+        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
+            rows = [int(cast(int, rows))]
+        chosen: slice | IndexArray = (
+            cast(slice, rows) if isinstance(rows, slice) else index_array(rows, array.blocks, what)
+        )
         self._values[array.name].frozen[chosen] = value
         self._forget()
 
@@ -256,6 +287,11 @@ class Problem:
             InputError: unknown names, NaN or infinity.
             ShapeError: another shape than before.
         """
+        if not isinstance({} if data is None else data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"update, data: got {type(data).__name__}, expected {{residuals: array}} or "
+                "{residuals: {argument: array}}"
+            )
         fresh: dict[str, FloatArray] = {}
         for name, array in parameters.items():
             if name not in self._parameters:
@@ -265,7 +301,7 @@ class Problem:
             if values.shape != self._values[name].array.shape:
                 raise ShapeError(
                     f"update, parameters {name!r}: got shape {values.shape}, expected "
-                    f"{self._values[name].array.shape}"
+                    f"{self._values[name].array.shape}; for another size, make another Problem"
                 )
             fresh[name] = values
         groups = {g: self._with_data(g, new) for g, new in (data or {}).items()}
@@ -304,7 +340,11 @@ class Problem:
             values = finite_array(array, what)
             values = values[None] if old.shared else values
             if values.shape != old.values.shape:
-                raise ShapeError(f"{what}: got shape {values.shape}, expected {old.values.shape}")
+                expected = old.values.shape[1:] if old.shared else old.values.shape
+                raise ShapeError(
+                    f"{what}: got shape {values.shape[1:] if old.shared else values.shape}, "
+                    f"expected {expected}; for another size, make another Problem"
+                )
             arguments[named[name]] = DataRows(values, old.shared)
         return replace(group, arguments=tuple(arguments))
 
@@ -398,6 +438,24 @@ class Problem:
         return f"Problem(parameters: {arrays or 'none'}; residuals: {groups or 'none'})"
 
 
+def _check_signature(fn: Callable[..., Any], count: int, what: str) -> None:
+    if not callable(fn):
+        raise InputError(
+            f"{what}: got {type(fn).__name__} as the residual function; call "
+            "problem.add_residuals(fn, argument, …)"
+        )
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    try:
+        signature.bind(*range(count))
+    except TypeError as error:
+        raise InputError(
+            f"{what}: got {count} arguments for {function_name(fn)}{signature}: {error}"
+        ) from error
+
+
 def _length(argument: GroupArgument) -> int | None:
     if isinstance(argument, Selection):
         return argument.count
@@ -413,11 +471,11 @@ def _slot(argument: GroupArgument) -> Slot:
     return make(_shape(argument))
 
 
-def _weighted(
-    graph: Graph, weight: ArrayLike, count: int, what: str
-) -> tuple[Graph, DataRows]:
+def _weighted(graph: Graph, weight: ArrayLike, count: int, what: str) -> tuple[Graph, DataRows]:
     """The graph with its residual multiplied by an extra argument, and that argument's rows."""
     m = len(graph.outputs)
+    if isinstance(weight, Shared):
+        weight = weight.values
     values = finite_array(weight, f"{what}, weight")
     if values.shape in ((), (m, m)) and values.shape != (count,):
         rows = DataRows(values[None], True)
@@ -435,7 +493,10 @@ def _weighted(
     factor = traced_argument(builder, len(graph.arguments), shape)
     product = factor @ residual if isinstance(factor, Matrix) else residual * factor
     assert isinstance(product, Vector)
-    arguments = (*graph.arguments, Argument("weight", shape))
+    # A residual function may have an argument of that name itself, and `update` goes by names.
+    taken = {a.name for a in graph.arguments}
+    name = next(n for n in ("weight", "weight_of_residual") if n not in taken)
+    arguments = (*graph.arguments, Argument(name, shape))
     outputs = [item.node for item in product.items]
     return Graph.build(builder, outputs, arguments, graph.output_shape, graph.name), rows
 

@@ -7,7 +7,7 @@ gathers; ``x[7]`` is one block shared by all elements. Selections can be selecte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,20 @@ def finite_array(value: Any, what: str) -> FloatArray:
         InputError: not numbers, or NaN or infinity in it; the message counts and names the first.
     """
     try:
-        array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what}: expected an array of numbers, got {value!r:.80}") from error
+        given: NDArray[Any] = np.asarray(value)
+        # NumPy would drop imaginary parts and read numbers out of text.
+        if given.dtype.kind not in "biufO":
+            raise TypeError(f"dtype {given.dtype}")
+        array = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{what}: expected an array of real numbers, got {value!r:.80} ({error}); pass a "
+            "NumPy array or nested lists of equal lengths"
+        ) from error
     bad = ~np.isfinite(array)
     if bad.any():
+        if array.ndim == 0:
+            raise InputError(f"{what}: got {value!r:.80}, expected a finite number")
         first = tuple(int(k) for k in np.argwhere(bad)[0])
         raise InputError(
             f"{what}: {int(bad.sum())} of {array.size} entries are NaN or infinite, the first at "
@@ -45,11 +54,20 @@ def index_array(index: Any, length: int, what: str) -> IndexArray:
         IndexRangeError: negative or too large.
         ShapeError: not one-dimensional, a mask of another length, or not integers.
     """
-    array: NDArray[Any] = np.asarray(index)
+    try:
+        array: NDArray[Any] = np.asarray(index)
+    except ValueError as error:
+        raise ShapeError(
+            f"{what}: got the index {index!r:.80}, which is no array; expected an integer, a "
+            "slice, a mask, or a one-dimensional array of integers"
+        ) from error
     if array.size == 0 and array.ndim == 1:
         return np.zeros(0, np.int64)
     if array.ndim != 1:
-        raise ShapeError(f"{what}: got an index of shape {array.shape}, expected one dimension")
+        raise ShapeError(
+            f"{what}: got the index {index!r:.80} of shape {array.shape}, expected an integer, a "
+            "slice, a mask, or a one-dimensional array of integers"
+        )
     if array.dtype == np.bool_:
         if len(array) != length:
             raise ShapeError(
@@ -142,8 +160,14 @@ class Selection:
                 f"{what}: ragged selections (one-rings of varying length) are not available yet; "
                 "use one group of residuals for each length, or one per pair"
             )
+        if isinstance(index, tuple):
+            indices = cast("tuple[Any, ...]", index)
+            raise ShapeError(
+                f"{what}: got {len(indices)} indices; select whole blocks with one index, and take "
+                "components inside the residual function"
+            )
         if isinstance(index, int | np.integer) and not isinstance(index, bool):
-            block = index_array([int(index)], self.count, what)[0]
+            block = index_array([int(cast(int, index))], self.count, what)[0]
             return Selection(self.array, int(self._blocks(block)), 0, None, None)
         if isinstance(index, slice):
             start, stop, step = index.indices(self.count)

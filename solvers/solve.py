@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autograd_gpu.errors import InputError
-from autograd_gpu.runtime.batch import FloatArray, Session
+from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend
+from autograd_gpu.solvers.device_levenberg_marquardt import DeviceLevenbergMarquardt
 from autograd_gpu.solvers.evaluation import current_parameters
-from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardt, LevenbergMarquardtOptions, Outcome
-from autograd_gpu.solvers.linear_solvers import LinearSolver, choose_linear_solver
+from autograd_gpu.solvers.levenberg_marquardt import (
+    LevenbergMarquardt,
+    LevenbergMarquardtOptions,
+    Observer,
+    Outcome,
+)
+from autograd_gpu.solvers.linear_solvers import (
+    check_linear_solver,
+    choose_linear_solver,
+)
+from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
 from autograd_gpu.solvers.solution import IterationRecord, KernelSummary, Solution
 
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
     from autograd_gpu.solvers.analysis import Analysis
-    from autograd_gpu.solvers.problem import Problem
 
 METHODS = (
     "levenberg-marquardt", "gauss-newton", "dogleg", "l-bfgs", "adam", "gradient-descent",
@@ -46,11 +56,12 @@ def solve(
     Args:
         problem: what to solve.
         method: ``levenberg-marquardt``; the others of the list are not available yet.
-        linear_solver: ``auto``, ``sparse-cholesky`` or ``dense-cholesky``.
+        linear_solver: ``auto``, ``sparse-cholesky``, ``dense-cholesky`` or ``pcg`` (conjugate
+            gradients; with backend ``wgsl`` the whole solve then stays on the device).
         options: of the method.
         backend: ``auto``, ``numpy``, ``numba`` (``cpu``), ``wgsl`` (``gpu``).
-        precision: ``auto``, ``float32``, ``float64``: of residuals and Jacobians. The linear
-            algebra is float64.
+        precision: ``auto``, ``float32``, ``float64``: of residuals and Jacobians. Linear algebra
+            on the CPU is float64.
         device: for ``wgsl``: a device, or part of an adapter's name.
         callback: called with each ``IterationRecord``; a true result stops the solve.
         progress: show a progress bar.
@@ -66,38 +77,51 @@ def solve(
         raise InputError(f"method={method!r} is unknown; expected one of {', '.join(METHODS)}")
     if method != "levenberg-marquardt":
         raise NotImplementedError(f"method={method!r}: only levenberg-marquardt")
-    chosen = options or LevenbergMarquardtOptions()
+    check_linear_solver(linear_solver)
+    if not isinstance(problem, Problem):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"problem: got {type(problem).__name__}, expected an ag.Problem")
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback: got {type(callback).__name__}, expected a function")
+    chosen = LevenbergMarquardtOptions() if options is None else options
     if not isinstance(chosen, LevenbergMarquardtOptions):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(
             f"options: got {type(chosen).__name__}, expected ag.LevenbergMarquardtOptions"
         )
     began = time.perf_counter()
-    timings: dict[str, float] = {}
     analysis = problem.analysis()
     choice = choose_backend(backend, precision, device, analysis.row_count)
-    normal = analysis.normal_equations
-    solver, why = choose_linear_solver(linear_solver, normal.n, len(normal.indices))
-    timings["analyze"] = time.perf_counter() - began
-    session = analysis.session(choice)
-    timings["compile"] = time.perf_counter() - began - timings["analyze"]
-    try:
-        outcome = _run(problem, analysis, session, solver, chosen, timings, callback, progress)
-    finally:
-        solver.close()
-    timings["total"] = time.perf_counter() - began
-    return _solution(problem, analysis, session, choice, solver, why, outcome, timings)
+    why = _on_device(choice, linear_solver, analysis)
+    with _observer(analysis, chosen, callback, progress) as observer:
+        if why is not None and choice.device is not None:
+            run = _solve_on_device(problem, analysis, choice.device, why, chosen, observer)
+        else:
+            run = _solve_on_host(problem, analysis, choice, linear_solver, chosen, observer)
+    run.timings["total"] = time.perf_counter() - began
+    return _solution(problem, analysis, choice, run)
 
 
-def _run(
-    problem: Problem,
+def _on_device(choice: BackendChoice, linear_solver: str, analysis: Analysis) -> str | None:
+    """Why the whole solve stays on the GPU; None if it does not."""
+    if choice.backend != "wgsl" or choice.device is None or analysis.column_count == 0:
+        return None
+    if linear_solver == "pcg":
+        return "conjugate gradients on the device, as requested"
+    if linear_solver == "auto" and not choice.device.adapter.is_software:
+        return (
+            "conjugate gradients on the device: nothing but one record a step is read back; "
+            "linear_solver='sparse-cholesky' factorises on the CPU instead"
+        )
+    return None
+
+
+@contextmanager
+def _observer(
     analysis: Analysis,
-    session: Session,
-    solver: LinearSolver,
     options: LevenbergMarquardtOptions,
-    timings: dict[str, float],
     callback: Callback | None,
     progress: bool,
-) -> Outcome:
+) -> Generator[Observer]:
+    """What sees every iteration: the progress bar and the callback."""
     with ExitStack() as stack:
         bar: SolveProgress | None = None
         if progress:
@@ -109,31 +133,84 @@ def _run(
                 bar.update(record)
             return callback is not None and bool(callback(record))
 
-        method = LevenbergMarquardt(analysis, session, solver, options, timings)
-        return method.run(current_parameters(problem), observe)
+        yield observe
 
 
-def _solution(
+@dataclass(slots=True)
+class _Run:
+    """What a solve produced, wherever it ran."""
+
+    outcome: Outcome
+    device: str
+    linear_solver: str
+    linear_solver_reason: str
+    kernels: tuple[KernelSummary, ...]
+    timings: dict[str, float]
+
+
+def _solve_on_host(
     problem: Problem,
     analysis: Analysis,
-    session: Session,
     choice: BackendChoice,
-    solver: LinearSolver,
+    linear_solver: str,
+    options: LevenbergMarquardtOptions,
+    observer: Observer,
+) -> _Run:
+    """Residuals and Jacobians from the backend, linear algebra on the CPU."""
+    began = time.perf_counter()
+    timings: dict[str, float] = {}
+    normal = analysis.normal_equations
+    solver, why = choose_linear_solver(linear_solver, normal.n, len(normal.indices))
+    timings["analyze"] = time.perf_counter() - began
+    session = analysis.session(choice)
+    timings["compile"] = time.perf_counter() - began - timings["analyze"]
+    try:
+        method = LevenbergMarquardt(analysis, session, solver, options, timings)
+        outcome = method.run(current_parameters(problem), observer)
+    finally:
+        solver.close()
+    names = {g.topology.key: g.name for g in reversed(analysis.groups)}
+    kernels = tuple(
+        KernelSummary(
+            name=f"{names[s.kernel.topology_key]} {s.kernel.product.value}",
+            target=s.target,
+            ops=s.kernel.graph.stats.ops,
+        )
+        for s in session.sources()
+    )
+    return _Run(outcome, session.description, solver.name, why, kernels, timings)
+
+
+def _solve_on_device(
+    problem: Problem,
+    analysis: Analysis,
+    device: Device,
     why: str,
-    outcome: Outcome,
-    timings: dict[str, float],
-) -> Solution:
+    options: LevenbergMarquardtOptions,
+    observer: Observer,
+) -> _Run:
+    """Everything on the GPU; the host watches."""
+    began = time.perf_counter()
+    timings: dict[str, float] = {}
+    method = DeviceLevenbergMarquardt(analysis, device, current_parameters(problem), options)
+    timings["compile"] = time.perf_counter() - began
+    try:
+        outcome = method.run(observer)
+        timings["iterate"] = time.perf_counter() - began - timings["compile"]
+        kernels = method.kernels()
+    finally:
+        method.close()
+    return _Run(outcome, device.name, "pcg (device, block-Jacobi)", why, kernels, timings)
+
+
+def _solution(problem: Problem, analysis: Analysis, choice: BackendChoice, run: _Run) -> Solution:
+    outcome = run.outcome
     values: dict[str, FloatArray] = {}
     for array in problem.arrays:
         start = problem.values_of(array)
         base = analysis.base[array.name]
-        values[array.name] = np.array(outcome.parameters[base : base + start.size]).reshape(
-            start.shape
-        )
-    kernels = tuple(
-        KernelSummary(name=s.kernel.name, target=s.target, ops=s.kernel.graph.stats.ops)
-        for s in session.sources()
-    )
+        flat = outcome.parameters[base : base + start.size]
+        values[array.name] = np.array(flat).reshape(start.shape)
     return Solution(
         values=values,
         cost=outcome.cost,
@@ -144,12 +221,12 @@ def _solution(
         history=tuple(outcome.history),
         backend=choice.backend,
         precision=choice.precision,
-        device=session.description,
+        device=run.device,
         backend_reason=choice.reason,
-        linear_solver=solver.name,
-        linear_solver_reason=why,
-        timings=timings,
+        linear_solver=run.linear_solver,
+        linear_solver_reason=run.linear_solver_reason,
+        timings=run.timings,
         residual_count=analysis.row_count,
         parameter_count=analysis.column_count,
-        kernels=kernels,
+        kernels=run.kernels,
     )

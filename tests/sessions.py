@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from adapters_for_tests import wgsl_adapters
 from numpy.typing import NDArray
 
+from adapters_for_tests import wgsl_adapters
 from autograd_gpu import Graph
 from autograd_gpu.codegen.kernel import (
     Product,
-    SlotKind,
     data_slot,
     parameter_slot,
     topology_of,
@@ -82,22 +81,20 @@ class Bound:
     group: BoundGroup
     parameters: Array
     graph: Graph
+    data: tuple[int, ...]
 
     def dense_jacobian(self, values: Array) -> Array:
-        """``(batch, m, n)`` with columns in the order of the traced function's arguments."""
+        """``(batch, m, n)`` with columns in the order of the traced function's parameters.
+
+        Arguments that the function does not use have no slot, and columns of zeros.
+        """
         kernel = self.group.kernel(Product.RESIDUAL_JACOBIAN)
         topology = self.group.topology
         first: dict[int, int] = {}
         total = 0
         for k, argument in enumerate(self.graph.arguments):
             first[k] = total
-            # Unused arguments have no slot; they count as parameters with zero columns.
-            kind = [
-                s.kind
-                for s, a in zip(topology.slots, topology.arguments, strict=True)
-                if a == k
-            ]
-            total += 0 if kind == [SlotKind.DATA] else argument.size
+            total += 0 if k in self.data else argument.size
         columns: list[int] = []
         for slot, argument in zip(topology.slots, topology.arguments, strict=True):
             columns += [first[argument] + j for j in range(slot.tangent)]
@@ -108,55 +105,74 @@ class Bound:
         return dense
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which rows of an argument's array the elements see; a whole array by default.
+
+    Attributes:
+        offset, stride: element e sees row ``offset + stride * e`` …
+        indices: … unless this is given.
+    """
+
+    offset: int = 0
+    stride: int = 1
+    indices: NDArray[np.int64] | None = None
+
+    def of(self, array: Array, count: int) -> Array:
+        """What ``count`` elements see: the oracle of gathering."""
+        if self.indices is not None:
+            return array[self.indices]
+        return array[self.offset + self.stride * np.arange(count)]
+
+
 def bind(
     graph: Graph,
     arrays: Sequence[Array],
     data: Sequence[int] = (),
-    bindings: dict[int, Binding] | None = None,
+    *,
+    rows: Mapping[int, Rows] | None = None,
+    count: int | None = None,
+    base: int = 0,
     name: str = "group",
 ) -> Bound:
-    """Bind argument k to ``arrays[k]``, one block a row; ``bindings`` replaces some of them.
+    """Bind argument k to ``arrays[k]``, one block a row.
 
-    Arguments named in ``data`` are data columns, all others parameters, one after another.
+    Arguments named in ``data`` are data columns (one row with stride 0 in ``rows`` is shared), all
+    others parameters, one array after another from position ``base`` on.
     """
-    count = len(arrays[0]) if bindings is None or 0 not in bindings else None
-    made = dict(bindings or {})
+    count = len(arrays[0]) if count is None else count
+    bindings: list[Binding] = []
     blocks: list[Array] = []
-    base = 0
-    slots = [
-        (data_slot if k in data else parameter_slot)(a.shape)
-        for k, a in enumerate(graph.arguments)
-    ]
     for k, array in enumerate(arrays):
         flat = np.asarray(array, float).reshape(len(array), -1)
+        chosen = (rows or {}).get(k, Rows())
         if k in data:
-            made.setdefault(k, DataBinding(values=flat, shared=False))
+            shared = chosen.stride == 0
+            values = flat[chosen.offset][None] if shared else chosen.of(flat, count)
+            bindings.append(DataBinding(values=values, shared=shared))
             continue
-        given = made.get(k)
-        if isinstance(given, ParameterBinding):
-            made[k] = ParameterBinding(
-                base=base, blocks=len(flat), offset=given.offset, stride=given.stride,
-                indices=given.indices,
-            )  # fmt: skip
-        else:
-            made[k] = ParameterBinding(base=base, blocks=len(flat))
+        bindings.append(
+            ParameterBinding(
+                base=base,
+                blocks=len(flat),
+                offset=chosen.offset,
+                stride=chosen.stride,
+                indices=chosen.indices,
+            )
+        )
         blocks.append(flat.ravel())
         base += flat.size
-    if count is None:
-        lengths = [
-            len(b.indices) if isinstance(b, ParameterBinding) and b.indices is not None
-            else len(b.values) if isinstance(b, DataBinding) and not b.shared else 0
-            for b in made.values()
-        ]  # fmt: skip
-        count = max(lengths)
+    slots = [
+        (data_slot if k in data else parameter_slot)(a.shape) for k, a in enumerate(graph.arguments)
+    ]
     topology = topology_of(graph, slots)
     group = BoundGroup(
         name=name,
         topology=topology,
         count=count,
-        bindings=tuple(made[a] for a in topology.arguments),
+        bindings=tuple(bindings[a] for a in topology.arguments),
     )
-    return Bound(group, np.concatenate(blocks) if blocks else np.zeros(0), graph)
+    return Bound(group, np.concatenate(blocks) if blocks else np.zeros(0), graph, tuple(data))
 
 
 @dataclass(frozen=True, slots=True)

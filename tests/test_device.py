@@ -6,8 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from adapters_for_tests import wgsl_adapters
 
+from adapters_for_tests import wgsl_adapters
 from autograd_gpu.codegen.program import (
     BufferSpec,
     DispatchSpec,

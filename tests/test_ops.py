@@ -14,18 +14,19 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+
+import autograd_gpu as ag
+from autograd_gpu.ops import BOOL, NUMPY_ALGEBRA, OPS, Op
 from sessions import NUMBA, NUMPY, WGSL, Backend, bind, evaluate, float32_exact, parameters_of
 from tolerances import (
     CENTRAL_DIFFERENCE,
     DERIVATIVE,
+    FAR,
     MPMATH,
     MPMATH_DERIVATIVE,
     VALUE,
     tolerance,
 )
-
-import autograd_gpu as ag
-from autograd_gpu.ops import BOOL, NUMPY_ALGEBRA, OPS, Op
 
 ROWS = list(OPS.values())
 POINTS = 2000
@@ -166,9 +167,7 @@ def test_documented_singular_points(row: Op, backend: Backend) -> None:
     values, partials = measured(backend, row)
     for k, point in enumerate(row.singular):
         where = f"{row.name} at {point.at}"
-        tolerance(backend.precision, VALUE, row.name).check(
-            values[POINTS + k], point.value, where
-        )
+        tolerance(backend.precision, VALUE, row.name).check(values[POINTS + k], point.value, where)
         tolerance(backend.precision, DERIVATIVE, row.name).check(
             partials[POINTS + k], point.partials, f"{where}, partials"
         )
@@ -184,6 +183,55 @@ def test_poles_stay_visible(name: str, backend: Backend) -> None:
     got = values[first : first + len(POLES[name])]
     assert not np.isfinite(want).any()
     assert not np.isfinite(got).any(), f"{name} at {POLES[name]}: {got}"
+
+
+# Magnitudes far from the sampled domain: (lowest, highest, both signs).
+FAR_RANGES: dict[str, tuple[float, float, bool]] = {
+    **dict.fromkeys(("sin", "tan", "asin", "atan", "sinh", "tanh", "erf", "expm1"),
+                    (1e-7, 0.1, True)),
+    "log1p": (1e-7, 0.1, True),
+    "exp": (1.0, 80.0, True),
+    "log": (1e-30, 1e30, False),
+    "sqrt": (1e-30, 1e30, False),
+    "cbrt": (1e-18, 1e18, True),
+    "cosh": (1.0, 80.0, True),
+    "softplus": (1.0, 80.0, True),
+    "sigmoid": (1.0, 80.0, True),
+    "reciprocal": (1e-30, 1e30, True),
+}  # fmt: skip
+# The same ops once more, where they grow or saturate.
+LARGE_RANGES: dict[str, tuple[float, float, bool]] = {
+    "sinh": (0.5, 80.0, True),
+    "tanh": (0.5, 80.0, True),
+    "erf": (0.5, 80.0, True),
+    "expm1": (0.1, 80.0, True),
+    "log1p": (0.1, 1e30, False),
+    "atan": (1.0, 1e30, True),
+}
+
+
+@functools.cache
+def run_far(backend: Backend, large: bool) -> tuple[Any, Any]:
+    ranges = LARGE_RANGES if large else FAR_RANGES
+    rng = np.random.default_rng(5)
+    columns: list[Any] = []
+    for low, high, signed in ranges.values():
+        x = np.exp(rng.uniform(np.log(low), np.log(high), 1000))
+        columns.append(float32_exact(x * rng.choice([-1.0, 1.0], 1000) if signed else x))
+    points = np.stack(columns, axis=1)
+    graph = ag.trace(
+        lambda v: [getattr(ag, name)(v[k]) for k, name in enumerate(ranges)], (len(ranges),)
+    )
+    return points, evaluate(backend, bind(graph, [points])).residuals
+
+
+@each_other
+@pytest.mark.parametrize("large", [False, True], ids=["far", "large"])
+def test_relative_accuracy_far_from_the_domain(backend: Backend, large: bool) -> None:
+    points, values = run_far(backend, large)
+    for k, name in enumerate(LARGE_RANGES if large else FAR_RANGES):
+        row = OPS[name]
+        FAR[backend.precision].check(values[:, k], on_arrays(row, points[:, k]), name)
 
 
 # -- the oracle itself ---------------------------------------------------------------------------
@@ -236,9 +284,7 @@ def test_derivative_agrees_with_mpmath(row: Op) -> None:
     points = sample(row.name)[:20]
     for k in range(row.arity):
         order = tuple(int(j == k) for j in range(row.arity))
-        want = [
-            float(mp.diff(function, tuple(map(mp.mpf, p)), order)) for p in points.tolist()
-        ]
+        want = [float(mp.diff(function, tuple(map(mp.mpf, p)), order)) for p in points.tolist()]
         MPMATH_DERIVATIVE.check(partials[:20, k], want, f"{row.name}, operand {k}")
 
 

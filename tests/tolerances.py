@@ -47,14 +47,24 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("float64", VALUE): Tolerance(1e-14, 1e-14, "C and NumPy libraries differ by a few ulp"),
     ("float64", DERIVATIVE): Tolerance(1e-13, 1e-13, "a few ops on values a few ulp apart"),
     ("float64", GRAPH): Tolerance(1e-10, 1e-10, "tens of ops, fused multiply-add on some targets"),
-    ("float32", VALUE): Tolerance(2e-6, 2e-6, "prelude functions are good to a few ulp (1.2e-7)"),
-    ("float32", DERIVATIVE): Tolerance(4e-6, 4e-6, "two or three such functions in a row"),
+    ("float32", VALUE): Tolerance(1e-6, 1e-6, "a few ulp (1.2e-7); worst measured 2.1e-7, sinh"),
+    ("float32", DERIVATIVE): Tolerance(1e-6, 1e-6, "as for values; worst measured 3.6e-7, tan"),
     ("float32", GRAPH): Tolerance(5e-5, 5e-5, "tens of ops of 1.2e-7 each, cancellation excluded"),
 }
 """By precision and kind: single ops (value, derivative), and whole graphs of tens of ops."""
 
-OP_OVERRIDES: dict[tuple[str, str, str], Tolerance] = {}
+_POW = Tolerance(2e-6, 2e-6, "exp(y log x) multiplies a rounding by |y log x|, up to 9")
+OP_OVERRIDES: dict[tuple[str, str, str], Tolerance] = {
+    ("pow", "float32", VALUE): _POW,
+    ("pow", "float32", DERIVATIVE): _POW,
+}
 """(op, precision, kind) where a single op needs more than the table gives."""
+
+# Relative accuracy where the value is small or the operand large: no absolute part to hide in.
+FAR = {
+    "float64": Tolerance(1e-13, 0.0, "C libraries"),
+    "float32": Tolerance(4e-6, 1e-37, "reduced arguments; subnormal float32 may flush to 0"),
+}
 
 # The slope of a central difference: truncation h² against rounding eps / h.
 CENTRAL_DIFFERENCE = Tolerance(2e-6, 2e-6, "step 1e-5: truncation 1e-10, rounding 1e-11 · |f|")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 BACKENDS = ("numpy", "numba", "jax", "wgsl")
 ALIASES = {"cpu": "numba", "gpu": "wgsl"}
-PRECISIONS = ("auto", "float32", "float64", "mixed", "float64-native", "float64-emulated")
+WGSL_PRECISIONS = ("mixed", "float64-native", "float64-emulated")
+PRECISIONS = ("auto", "float32", "float64", *WGSL_PRECISIONS)
 
 GPU_MIN_RESIDUALS = 200_000
 """Below this a hardware GPU loses to the CPU: an upload, a submit and a read-back take 0.3 ms."""
@@ -74,7 +75,12 @@ def choose_backend(
         raise NotImplementedError("backend='jax': the JAX backend")
     if wanted == "wgsl":
         return _wgsl(precision, device, reason)
-    if precision in ("mixed", "float64-native", "float64-emulated"):
+    if device is not None:
+        raise InputError(
+            f"device={device!r} was given, but backend={backend!r} runs on the CPU; leave device "
+            "out, or use backend='wgsl'"
+        )
+    if precision in WGSL_PRECISIONS:
         raise InputError(
             f"precision={precision!r} belongs to backend 'wgsl'; the CPU has float32 and float64"
         )
@@ -85,6 +91,8 @@ def choose_backend(
 def _auto(precision: str, device: Device | str | None, residuals: int) -> tuple[str, str]:
     if device is not None:
         return "wgsl", "a device was given"
+    if precision in WGSL_PRECISIONS:
+        return "wgsl", f"precision={precision!r} belongs to it"
     if precision == "float32" and residuals >= GPU_MIN_RESIDUALS:
         hardware = _hardware_adapter()
         if hardware is not None:

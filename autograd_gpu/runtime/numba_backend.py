@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ def compile_source(source: Source) -> Callable[..., Any]:
 
 def _compile(source: Source) -> Callable[..., Any]:
     import numba
+    from numba.core.errors import NumbaError
 
     namespace: dict[str, Any] = {}
     exec(compile(source.source, f"<{source.entry_point}>", "exec"), namespace)
@@ -65,7 +67,7 @@ def _compile(source: Source) -> Callable[..., Any]:
     try:
         # error_model="numpy": a division by zero gives infinity, as on every other target.
         return numba.njit(signature, nogil=True, error_model="numpy")(namespace[source.entry_point])
-    except numba.core.errors.NumbaError as error:
+    except NumbaError as error:
         raise KernelError(
             f"Numba rejected the kernel {source.entry_point!r}: {error}", source.source
         ) from error
@@ -154,10 +156,7 @@ class NumbaSession(SessionContext):
             # A few large ranges per thread: balanced, and little work for the pool.
             pieces = max(1, min(4 * available_threads(), math.ceil(group.count / CHUNK)))
             bounds = [group.count * p // pieces for p in range(pieces + 1)]
-            tasks += [
-                partial(kernel, start, stop, *arguments)
-                for start, stop in zip(bounds, bounds[1:], strict=False)
-            ]
+            tasks += [partial(kernel, start, stop, *arguments) for start, stop in pairwise(bounds)]
         run_in_threads(tasks)
 
     def residuals(self, parameters: FloatArray) -> FloatArray:

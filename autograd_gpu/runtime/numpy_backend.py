@@ -40,9 +40,7 @@ class NumpySession(SessionContext):
                 loaded.append(x[first[:, None] + np.arange(slot.ambient)])
             else:
                 loaded.append(binding.values.astype(self._real))
-        values = evaluate_nodes(
-            kernel.graph.nodes, lambda slot, k: loaded[slot][:, k], self._real
-        )
+        values = evaluate_nodes(kernel.graph.nodes, lambda slot, k: loaded[slot][:, k], self._real)
         return [np.broadcast_to(values[o], (group.count,)) for o in kernel.graph.outputs]
 
     def residuals(self, parameters: FloatArray) -> FloatArray:

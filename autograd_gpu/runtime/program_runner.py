@@ -155,6 +155,26 @@ class ProgramRunner:
                 raise self._device.work_error(f"sequence {', '.join(names)}", error) from error
         return {name: part.view(_dtype_of(name, dtypes)) for name, part in parts.items()}
 
+    def read(self, name: str, dtype: DTypeLike = np.uint8) -> NDArray[Any]:
+        """Read a "state" buffer back, after all work submitted so far.
+
+        Raises:
+            InputError: if there is no such buffer, or it is not kept on the device.
+            DeviceError: if the device fails; DeviceLostError if it is gone.
+        """
+        spec = self._specs.get(name)
+        if spec is None or spec.role != "state":
+            known = ", ".join(repr(s.name) for s in self._specs.values() if s.role == "state")
+            raise InputError(f"read of {name!r}: state buffers are {known}")
+        with self._lock:
+            self._check_alive()
+            try:
+                data = self._device.queue.read_buffer(self._buffers[name])
+            except Exception as error:
+                raise self._device.work_error(f"read of {name!r}", error) from error
+        self._device.count(readbacks=1, bytes_down=spec.size)
+        return np.frombuffer(data, dtype)
+
     def release(self) -> None:
         """Free the buffers. Releasing twice is allowed; running afterwards is an error."""
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,21 +65,22 @@ def _pack(
                 indices.append(binding.indices.astype(np.uint32))
                 index_total += n
             words.append(
-                SlotWords(base=binding.base, first=binding.offset, second=binding.stride, index=index)
+                SlotWords(
+                    base=binding.base, first=binding.offset, second=binding.stride, index=index
+                )
             )
         else:
             rows = to_float32(binding.values, f"residuals {group.name!r}, data slot {position}")
             words.append(
-                SlotWords(
-                    base=data_total, first=len(rows), second=0 if binding.shared else 1
-                )
+                SlotWords(base=data_total, first=len(rows), second=0 if binding.shared else 1)
             )
             data.append(np.ascontiguousarray(rows.T).ravel())
             data_total += rows.size
     block = ControlBlock(
         count=n, residual_strides=(n, 1), jacobian_strides=(n, 1), slots=tuple(words)
     )
-    control = np.array(block.words(), np.uint32)
+    # A reversed slice has a negative stride; u32 arithmetic wraps, so two's complement is right.
+    control = np.array(block.words(), np.int64).astype(np.uint32)
     # A binding cannot be empty, so an unused array has one word.
     return (
         control,
@@ -168,7 +169,7 @@ class WgslSession(SessionContext):
             out = self._host.group_residuals(chunk.group).reshape(group.count, -1)
             columns = results[chunk.shape.buffer("residuals")].reshape(group.residual_size, -1)
             out[chunk.start : chunk.stop] = columns.T
-        return self._host.residuals  # type: ignore[return-value]
+        return cast(FloatArray, self._host.residuals)
 
     def residuals(self, parameters: FloatArray) -> FloatArray:
         """All residuals."""
@@ -190,4 +191,4 @@ class WgslSession(SessionContext):
                 out = self._host.group_jacobian(chunk.group).reshape(group.count, len(entries))
                 columns = results[chunk.shape.buffer("jacobian")].reshape(len(stored), -1)
                 out[chunk.start : chunk.stop, stored] = columns.T
-        return self._collect_residuals(results), self._host.jacobian  # type: ignore[return-value]
+        return self._collect_residuals(results), cast(FloatArray, self._host.jacobian)

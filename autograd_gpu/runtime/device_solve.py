@@ -1,0 +1,124 @@
+"""Levenberg-Marquardt steps that stay on the device; the host reads one small record a step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..codegen.solve_layout import STATE_WORDS
+from ..codegen.solve_program import solve_program
+from .batch import FloatArray
+from .device import Device
+from .node_tables import NodeTables
+from .program_runner import ProgramRunner
+from .wgsl_backend import to_float32
+
+SECONDS_PER_SUBMIT = 0.1
+"""A submission is cut to about this, so that watchdogs and Ctrl-C are served."""
+
+LONGEST_SUBMIT = 32
+"""CG iterations of a submission at most; on a fast device encoding must overlap with work."""
+
+FIRST_GUESS = 64
+"""CG iterations submitted with the first step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """What one Levenberg-Marquardt step reported; the gradient is that before the step."""
+
+    cost: float
+    cost_before: float
+    change: float
+    damping: float
+    gain: float
+    predicted: float
+    linear_iterations: int
+    accepted: bool
+    gradient_norm: float
+    step_norm: float
+    parameter_norm: float
+
+
+class DeviceSolve:
+    """One problem's solve on one device; buffers and pipelines are made here and never again."""
+
+    def __init__(self, device: Device, tables: NodeTables) -> None:
+        self._tables = tables
+        self._runner = ProgramRunner(device, solve_program(tables.sizes))
+        self._runner.upload("control", tables.control)
+        self._runner.upload("tables", tables.tables)
+        self._half = 0
+        self._expected = FIRST_GUESS
+        self._seconds_per_iteration = 0.0
+
+    def start(
+        self,
+        parameters: FloatArray,
+        damping: float,
+        linear_tolerance: float,
+        min_gain: float,
+    ) -> None:
+        """Upload the start point and reset the state."""
+        packed = self._tables.pack(to_float32(parameters, "parameters").astype(np.float64))
+        self._runner.upload("parameters", np.concatenate([packed, packed]))
+        state = np.zeros(STATE_WORDS, np.float32)
+        state[0:3] = damping, 2.0, linear_tolerance**2
+        state[6] = min_gain
+        self._runner.upload("state", state)
+        self._half = 0
+        self._expected = FIRST_GUESS
+
+    def step(self, max_linear_iterations: int) -> StepRecord:
+        """Linearize, run CG, try the step, decide: one read-back."""
+        planned = min(max_linear_iterations, self._expected)
+        began = time.perf_counter()
+        sequences = ["linearize"]
+        for first in range(0, planned, self._per_submit()):
+            count = min(self._per_submit(), planned - first)
+            sequences += ["cg"] * count
+            if first + count < planned:
+                self._runner.run(sequences)
+                sequences = []
+        record = self._runner.run([*sequences, "trial"], np.float32)["record"]
+        self._seconds_per_iteration = (time.perf_counter() - began) / (planned + 4)
+        used = int(record[5])
+        finished = record[11] > 0.0
+        # No read-back inside CG: guess from the last step, and more where it was not enough.
+        self._expected = int(1.25 * used) + 8 if finished else 2 * planned
+        self._half = int(record[12])
+        return StepRecord(
+            cost=float(record[0]),
+            cost_before=float(record[10]),
+            change=float(record[1]),
+            damping=float(record[2]),
+            gain=float(record[3]),
+            predicted=float(record[4]),
+            linear_iterations=used,
+            accepted=bool(record[6]),
+            gradient_norm=float(record[7]),
+            step_norm=float(np.sqrt(record[8])),
+            parameter_norm=float(np.sqrt(record[9])),
+        )
+
+    def _per_submit(self) -> int:
+        """CG iterations in one submission: few enough that the device works while we encode."""
+        if self._seconds_per_iteration <= 0.0:
+            return 32
+        bounded = int(SECONDS_PER_SUBMIT / self._seconds_per_iteration)
+        return max(1, min(LONGEST_SUBMIT, bounded))
+
+    def parameters(self) -> FloatArray:
+        """The last accepted point."""
+        both = self._runner.read("parameters", np.float32).reshape(2, -1)
+        return self._tables.unpack(both[self._half])
+
+    def statement_counts(self) -> dict[str, int]:
+        """Kernel name -> number of computed values in its text."""
+        return {p.name: p.source.count(": f32 = ") for p in self._runner.program.pipelines}
+
+    def close(self) -> None:
+        """Free the buffers."""
+        self._runner.release()

@@ -1,0 +1,421 @@
+"""Gather form of a least-squares problem: nodes that own their sums, and what is summed.
+
+Accumulation into shared parameters is turned inside out. A *node* is a block of parameters (or
+several arrays' blocks of equal index, such as position and rotation of one vertex). An
+*incidence kind* is "this node is seen by elements of that group through those slots". One thread,
+or a team of threads, per node walks its incident elements and sums their contributions: no
+atomics, and the same bits in every run.
+
+This module builds, as IR, what one incidence contributes. Jacobian entries are either loaded
+(``stored``) or recomputed from parameters and data; constants of the Jacobian are literals in
+both cases and are never stored nor loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from autograd_gpu.codegen.kernel import Kernel
+from autograd_gpu.ir import Argument, Builder, Graph
+from autograd_gpu.rewrite import RULES, simplify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSlot:
+    """Where a parameter slot lives.
+
+    Attributes:
+        node_set: which set of nodes.
+        offset: first component inside a node.
+        width: number of components.
+        place: slots of a group with the same place gather the same node of an element.
+    """
+
+    node_set: int
+    offset: int
+    width: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSet:
+    """Nodes of one kind: components per node, threads that share one node's sum, mask or not."""
+
+    width: int
+    team: int
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStructure:
+    """A residual group as the gather kernels see it; ``slots`` is None for data."""
+
+    kernel: Kernel
+    slots: tuple[NodeSlot | None, ...]
+    stored: bool
+
+    @property
+    def places(self) -> tuple[NodeSlot, ...]:
+        """One representative slot per place, in place order."""
+        found: dict[int, NodeSlot] = {}
+        for slot in self.slots:
+            if slot is not None:
+                found.setdefault(slot.place, slot)
+        return tuple(found[k] for k in sorted(found))
+
+    @property
+    def stored_entries(self) -> int:
+        """Jacobian entries that vary from element to element."""
+        return sum(e.output is not None for e in self.kernel.entries)
+
+    @property
+    def record_quads(self) -> int:
+        """Stored entries and residuals of an element, in loads of four words; 0 if recomputed."""
+        words = self.stored_entries + self.kernel.residual_size
+        return math.ceil(words / 4) if self.stored else 0
+
+    @property
+    def data_sizes(self) -> tuple[int, ...]:
+        """Numbers per element of each slot; 0 for parameters."""
+        return tuple(
+            s.ambient if n is None else 0
+            for s, n in zip(self.kernel.slots, self.slots, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Incidences of one place of one group, or of both places of a symmetric one.
+
+    Attributes:
+        group: which group.
+        place: which place of it is this node.
+        mirrored: incidences of the other place are in the same list, with the two places
+            exchanged in its tables: |x_j - x_i| looks the same from either end.
+        unit: incidence k belongs to node k, one each: no list is walked.
+        direct: incidence k is element k: no element number is loaded.
+    """
+
+    group: int
+    place: int
+    mirrored: bool
+    unit: bool
+    direct: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolveStructure:
+    """Everything about a problem that generated text depends on; no sizes, no numbers.
+
+    Attributes:
+        node_sets: in the order of the solver's vectors.
+        groups: residual groups.
+        kinds: per node set, the incidences it sums.
+        damping: name of the damping form.
+    """
+
+    node_sets: tuple[NodeSet, ...]
+    groups: tuple[GroupStructure, ...]
+    kinds: tuple[tuple[Kind, ...], ...]
+    damping: str
+
+    @property
+    def lanes(self) -> int:
+        """Components that are loaded and stored at once: 1, 2 or 4, whatever divides every node."""
+        return math.gcd(4, *(nodes.width for nodes in self.node_sets))
+
+
+# Argument positions after the slots in a contribution graph.
+STORED_JACOBIAN, VECTOR, RESIDUAL = 0, 1, 2
+
+
+def column_offsets(group: GroupStructure) -> list[tuple[NodeSlot, int]]:
+    """(slot, component) of each local Jacobian column."""
+    return [(s, k) for s in group.slots if s is not None for k in range(s.width)]
+
+
+class _Parts:
+    """Jacobian, residual and vector of one element inside a builder."""
+
+    def __init__(self, group: GroupStructure) -> None:
+        self.group = group
+        self.builder = Builder(RULES)
+        kernel = group.kernel
+        self.extra = len(kernel.slots)
+        b, m = self.builder, kernel.residual_size
+        values: list[int] = []
+        if group.stored:
+            self.residual = [b.input(self.extra + RESIDUAL, i) for i in range(m)]
+        else:
+            ids = b.absorb(kernel.graph.nodes)
+            values = [ids[o] for o in kernel.graph.outputs]
+            self.residual = values[:m]
+        # row -> column -> node
+        self.rows: list[dict[int, int]] = [{} for _ in range(m)]
+        for entry in kernel.entries:
+            if entry.output is None:
+                node = b.constant(entry.constant)
+            elif group.stored:
+                node = b.input(self.extra + STORED_JACOBIAN, entry.output)
+            else:
+                node = values[m + entry.output]
+            self.rows[entry.row][entry.column] = node
+
+    def own_rows(self, place: int) -> list[dict[int, int]]:
+        """Rows over the components of the node at ``place``; slots that share a place add up."""
+        columns = column_offsets(self.group)
+        rows: list[dict[int, int]] = []
+        for row in self.rows:
+            own: dict[int, int] = {}
+            for column, node in row.items():
+                slot, k = columns[column]
+                if slot.place == place:
+                    a = slot.offset + k
+                    own[a] = self.builder.apply("add", own[a], node) if a in own else node
+            rows.append(own)
+        return rows
+
+    def total(self, terms: Sequence[tuple[int, int]]) -> int:
+        """Sum of products."""
+        b = self.builder
+        result = b.constant(0.0)
+        for x, y in terms:
+            result = b.apply("add", result, b.apply("mul", x, y))
+        return result
+
+    def freeze(self, outputs: Sequence[int], name: str) -> Graph:
+        """The graph of ``outputs``."""
+        kernel = self.group.kernel
+        arguments = [Argument(f"s{k}", s.shape) for k, s in enumerate(kernel.slots)]
+        arguments += [
+            Argument("stored", (max(1, self.group.stored_entries),)),
+            Argument("vector", (kernel.columns,)),
+            Argument("residual", (kernel.residual_size,)),
+        ]
+        return simplify(Graph.build(self.builder, outputs, arguments, None, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A graph and, for each output, the accumulator that it adds to."""
+
+    graph: Graph
+    targets: tuple[int, ...]
+
+
+@lru_cache(maxsize=512)
+def product_contribution(group: GroupStructure, place: int) -> Contribution:
+    """Jᵀ(J v) restricted to the node at ``place``; targets are its components."""
+    parts = _Parts(group)
+    b = parts.builder
+    v = [b.input(parts.extra + VECTOR, c) for c in range(group.kernel.columns)]
+    columns = column_offsets(group)
+    # Own columns first, so that symmetric groups give the same sums from either end.
+    image = [
+        parts.total(
+            [(row[c], v[c]) for c in sorted(row, key=lambda c: columns[c][0].place != place)]
+        )
+        for row in parts.rows
+    ]
+    return _transposed(parts, place, image, "product")
+
+
+@lru_cache(maxsize=512)
+def gradient_contribution(group: GroupStructure, place: int) -> Contribution:
+    """Jᵀr restricted to the node at ``place``; targets are its components."""
+    parts = _Parts(group)
+    return _transposed(parts, place, parts.residual, "gradient")
+
+
+def _transposed(parts: _Parts, place: int, image: Sequence[int], name: str) -> Contribution:
+    own = parts.own_rows(place)
+    targets = sorted({a for row in own for a in row})
+    outputs = [
+        parts.total([(row[a], image[i]) for i, row in enumerate(own) if a in row]) for a in targets
+    ]
+    return Contribution(parts.freeze(outputs, name), tuple(targets))
+
+
+def lower_index(a: int, b: int) -> int:
+    """Position of (a, b), a >= b, in a packed lower triangle."""
+    return a * (a + 1) // 2 + b
+
+
+@lru_cache(maxsize=512)
+def linearize_contribution(group: GroupStructure, place: int, width: int) -> Contribution:
+    """Gradient and diagonal block of the node at ``place``.
+
+    Targets 0 … width - 1 are the gradient's components, then the packed lower triangle of JᵀJ.
+    """
+    parts = _Parts(group)
+    own = parts.own_rows(place)
+    present = sorted({a for row in own for a in row})
+    outputs: list[int] = []
+    targets: list[int] = []
+    for a in present:
+        outputs.append(
+            parts.total([(row[a], parts.residual[i]) for i, row in enumerate(own) if a in row])
+        )
+        targets.append(a)
+    for a in present:
+        for b in present:
+            if b <= a:
+                pairs = [(row[a], row[b]) for row in own if a in row and b in row]
+                node = parts.total(pairs)
+                if parts.builder.literal(node) != 0.0:
+                    outputs.append(node)
+                    targets.append(width + lower_index(a, b))
+    return Contribution(parts.freeze(outputs, "linearize"), tuple(targets))
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFactor:
+    """LDLᵀ of a node's damped diagonal block, specialised to its structural zeros.
+
+    Attributes:
+        factor: graph from the packed lower triangle of the block to what is stored.
+        solve: graph from (stored factor, right-hand side) to the solution.
+        stored: numbers per node.
+    """
+
+    factor: Graph
+    solve: Graph
+    stored: int
+
+
+PIVOT_FLOOR = 1e-6
+"""Smallest pivot relative to its diagonal entry. Rounding can make a float32 block indefinite
+(rotations near 2π); an adjugate inverse then silently ends CG, a floored pivot does not."""
+
+
+@lru_cache(maxsize=128)
+def block_factor(width: int, nonzero: frozenset[int]) -> BlockFactor:
+    """Factor and solve for blocks whose packed entries ``nonzero`` are not structurally zero."""
+    b = Builder(RULES)
+    zero = b.constant(0.0)
+
+    def entry(i: int, j: int) -> int:
+        k = lower_index(i, j)
+        return b.input(0, k) if k in nonzero else zero
+
+    lower: dict[tuple[int, int], int] = {}
+    pivots: list[int] = []
+    for j in range(width):
+        pivot = entry(j, j)
+        for k in range(j):
+            term = b.apply("mul", b.apply("mul", lower[j, k], lower[j, k]), pivots[k])
+            pivot = b.apply("sub", pivot, term)
+        floor = b.apply("mul", b.constant(PIVOT_FLOOR), entry(j, j))
+        pivots.append(b.apply("maximum", pivot, floor))
+        for i in range(j + 1, width):
+            value = entry(i, j)
+            for k in range(j):
+                term = b.apply("mul", b.apply("mul", lower[i, k], lower[j, k]), pivots[k])
+                value = b.apply("sub", value, term)
+            lower[i, j] = b.apply("div", value, pivots[j])
+    outputs = [b.apply("div", b.constant(1.0), p) for p in pivots]
+    position: dict[tuple[int, int], int] = {}
+    for key, node in lower.items():
+        if b.literal(node) is None:
+            position[key] = len(outputs)
+            outputs.append(node)
+    packed = Argument("block", (width * (width + 1) // 2,))
+    factor = Graph.build(b, outputs, [packed], None, "factor")
+    return BlockFactor(factor, _block_solve(width, position, len(outputs)), len(outputs))
+
+
+def _block_solve(width: int, position: dict[tuple[int, int], int], stored: int) -> Graph:
+    b = Builder(RULES)
+    x = [b.input(1, a) for a in range(width)]
+
+    def subtract(i: int, j: int, key: tuple[int, int]) -> None:
+        if key in position:
+            x[i] = b.apply("sub", x[i], b.apply("mul", b.input(0, position[key]), x[j]))
+
+    for i in range(width):
+        for j in range(i):
+            subtract(i, j, (i, j))
+    x[:] = [b.apply("mul", v, b.input(0, a)) for a, v in enumerate(x)]
+    for i in reversed(range(width)):
+        for j in range(i + 1, width):
+            subtract(i, j, (j, i))
+    arguments = [Argument("factor", (stored,)), Argument("rhs", (width,))]
+    return Graph.build(b, x, arguments, None, "solve")
+
+
+def block_pattern(structure: SolveStructure, node_set: int) -> frozenset[int]:
+    """Packed entries of a node set's diagonal block that are not structurally zero."""
+    width = structure.node_sets[node_set].width
+    found = {lower_index(a, a) for a in range(width)}
+    for kind in structure.kinds[node_set]:
+        group = structure.groups[kind.group]
+        contribution = linearize_contribution(group, kind.place, width)
+        found |= {t - width for t in contribution.targets if t >= width}
+    return frozenset(found)
+
+
+PRODUCTS = ("gradient", "jtj_product", "block_diagonal")
+"""Jᵀr, JᵀJ v, and the packed lower triangles of the nodes' diagonal blocks of JᵀJ."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElementContribution:
+    """What one element adds to the nodes at all its places; J is computed once.
+
+    Attributes:
+        graph: outputs in the order of ``targets``; nothing is loaded from stored records.
+        targets: (place, component), or (place, packed position) for ``block_diagonal``.
+    """
+
+    graph: Graph
+    targets: tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=512)
+def element_contribution(group: GroupStructure, product: str) -> ElementContribution:
+    """All contributions of one element of ``group`` to one of ``PRODUCTS``."""
+    parts = _Parts(replace(group, stored=False))
+    b = parts.builder
+    image = parts.residual
+    if product == "jtj_product":
+        v = [b.input(parts.extra + VECTOR, c) for c in range(group.kernel.columns)]
+        image = [parts.total([(node, v[c]) for c, node in row.items()]) for row in parts.rows]
+    outputs: list[int] = []
+    targets: list[tuple[int, int]] = []
+    for slot in group.places:
+        own = parts.own_rows(slot.place)
+        sums = _block(parts, own) if product == "block_diagonal" else _sums(parts, own, image)
+        outputs += sums.values()
+        targets += [(slot.place, target) for target in sums]
+    return ElementContribution(parts.freeze(outputs, product), tuple(targets))
+
+
+@lru_cache(maxsize=512)
+def block_contribution(group: GroupStructure, place: int) -> Contribution:
+    """Diagonal block of the node at ``place``; targets are packed positions."""
+    parts = _Parts(group)
+    sums = _block(parts, parts.own_rows(place))
+    return Contribution(parts.freeze(list(sums.values()), "block"), tuple(sums))
+
+
+def _sums(parts: _Parts, own: Sequence[dict[int, int]], image: Sequence[int]) -> dict[int, int]:
+    """Component -> Σ own · image."""
+    return {
+        a: parts.total([(row[a], image[i]) for i, row in enumerate(own) if a in row])
+        for a in sorted({a for row in own for a in row})
+    }
+
+
+def _block(parts: _Parts, own: Sequence[dict[int, int]]) -> dict[int, int]:
+    """Packed position -> entry of ownᵀ own, structural zeros left out."""
+    present = sorted({a for row in own for a in row})
+    block: dict[int, int] = {}
+    for a in present:
+        for b in (b for b in present if b <= a):
+            node = parts.total([(row[a], row[b]) for row in own if a in row and b in row])
+            if parts.builder.literal(node) != 0.0:
+                block[lower_index(a, b)] = node
+    return block

@@ -1,0 +1,413 @@
+"""Generated kernels of single products of a problem, by how they add into shared parameters.
+
+| accumulation | one thread per | adds by |
+|---|---|---|
+| ``gather`` | node (or a team) | walking the node's incident elements; nothing is shared |
+| ``two-level`` | element, then node | lists in shared memory, then the partial sums of workgroups |
+| ``atomic-native`` | element | ``atomicAdd`` on ``atomic<f32>``, where the device has it |
+| ``atomic-cas`` | element | ``atomicCompareExchangeWeak`` on the bits, everywhere |
+
+The first two give the same bits in every run. The products are those of ``PRODUCTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from autograd_gpu.codegen.incidence import (
+    VECTOR,
+    Contribution,
+    ElementContribution,
+    GroupStructure,
+    NodeSlot,
+    SolveStructure,
+    block_contribution,
+    column_offsets,
+    element_contribution,
+    gradient_contribution,
+    product_contribution,
+)
+from autograd_gpu.codegen.kernel import GENERATOR_VERSION
+from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_prelude
+from autograd_gpu.codegen.render import template_environment, wgsl_prelude
+from autograd_gpu.codegen.solve_kernels import (
+    WORKGROUP_SIZE,
+    SolveKernel,
+    _Body,  # pyright: ignore[reportPrivateUsage]
+    _incidence_body,  # pyright: ignore[reportPrivateUsage]
+    _Loader,  # pyright: ignore[reportPrivateUsage]
+)
+from autograd_gpu.codegen.solve_layout import control_rows, element_columns, group_row, set_row
+from autograd_gpu.errors import DeviceLimitError
+
+ACCUMULATIONS = ("gather", "two-level", "atomic-native", "atomic-cas")
+
+SHARED_WORDS = 4096
+"""Shared memory of a workgroup that every WebGPU device grants: 16 KiB."""
+
+BLOCK_DIAGONAL = "block_diagonal"
+
+_VECTOR_WORDS = {"jtj_product": "vectors"}
+_BASES = {"gradient": "y", "jtj_product": "z", BLOCK_DIAGONAL: "w"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorStructure:
+    """What the generated text depends on.
+
+    Attributes:
+        solve: the problem's structure.
+        accumulation: one of ``ACCUMULATIONS``.
+        teams: ``two-level``: threads that share one node's partial sums, per node set.
+    """
+
+    solve: SolveStructure
+    accumulation: str
+    teams: tuple[int, ...]
+
+    @property
+    def reductions(self) -> tuple[tuple[int, int], ...]:
+        """(group, node set) pairs that have partial sums per workgroup; none but ``two-level``."""
+        if self.accumulation != "two-level":
+            return ()
+        return tuple(
+            (g, k)
+            for g, group in enumerate(self.solve.groups)
+            for k in sorted({s.node_set for s in group.places})
+        )
+
+    @property
+    def control_rows(self) -> int:
+        """Rows of the control block: the solve's, a row per node set, two per reduction."""
+        return self.block_row(len(self.solve.node_sets)) + 2 * len(self.reductions)
+
+    def block_row(self, node_set: int) -> int:
+        """Row whose x is the first word of a node set's packed blocks."""
+        return control_rows(self.solve) + node_set
+
+    def reduction_row(self, g: int, node_set: int) -> int:
+        """First of two rows: (workgroups, lists, entries, destinations), (nodes, partials …)."""
+        return self.block_row(len(self.solve.node_sets)) + 2 * self.reductions.index((g, node_set))
+
+
+def output_name(product: str) -> str:
+    """Buffer that a product is written to."""
+    return "blocks" if product == BLOCK_DIAGONAL else "result"
+
+
+def triangle(width: int) -> int:
+    """Entries of a packed lower triangle."""
+    return width * (width + 1) // 2
+
+
+def _frozen_bits(product: str, width: int) -> list[int]:
+    """Mask bits that make each component, or packed entry, an exact zero."""
+    if product != BLOCK_DIAGONAL:
+        return [1 << a for a in range(width)]
+    return [(1 << a) | (1 << b) for a in range(width) for b in range(a + 1)]
+
+
+def _render(
+    structure: OperatorStructure,
+    name: str,
+    template: str,
+    buffers: dict[str, tuple[str, bool]],
+    context: dict[str, Any],
+) -> SolveKernel:
+    """Text of a kernel; ``buffers`` maps each bound buffer to its type and whether it is written."""
+    lanes = structure.solve.lanes
+    text = (
+        template_environment()
+        .get_template(f"wgsl/scatter/{template}.wgsl.j2")
+        .render(
+            name=name,
+            version=GENERATOR_VERSION,
+            accumulation=structure.accumulation,
+            lanes=lanes,
+            unit="f32" if lanes == 1 else f"vec{lanes}<f32>",
+            control_rows=structure.control_rows,
+            workgroup_size=WORKGROUP_SIZE,
+            bindings=[
+                (k + 1, "read_write" if written else "read", buffer, kind)
+                for k, (buffer, (kind, written)) in enumerate(buffers.items())
+            ],
+            **context,
+        )
+    )
+    prelude = select_prelude(wgsl_prelude("float32"), text)
+    return SolveKernel(
+        name=name,
+        source=f"{text}\n{prelude}" if prelude else text,
+        buffers=("control", *buffers),
+        writes=frozenset(buffer for buffer, (_, written) in buffers.items() if written),
+    )
+
+
+def _inputs(bodies: Sequence[_Body]) -> dict[str, tuple[str, bool]]:
+    """The buffers that bodies read."""
+    lines = [line for body in bodies for line in (*body.loads, *body.statements)]
+    lines += [text for body in bodies for _, text in body.outputs]
+    types = {"parameters": "unit", "vectors": "unit", "jacobian": "vec4<f32>"}
+    read = {b: t for b, t in types.items() if any(f"{b}[" in line for line in lines)}
+    return {"tables": ("array<u32>", False)} | {b: (f"array<{t}>", False) for b, t in read.items()}
+
+
+def _store_context(
+    structure: OperatorStructure, product: str, node_set: int, used: Sequence[int]
+) -> dict[str, Any]:
+    """What ``store.wgsl.j2`` needs."""
+    nodes = structure.solve.node_sets[node_set]
+    return {
+        "row": set_row(node_set),
+        "width": nodes.width,
+        "masked": nodes.masked,
+        "used": list(used),
+        "frozen_bits": _frozen_bits(product, nodes.width),
+        "packed": triangle(nodes.width) if product == BLOCK_DIAGONAL else 0,
+        "block_row": structure.block_row(node_set),
+        "output": output_name(product),
+    }
+
+
+def _output_type(product: str) -> str:
+    return "array<f32>" if product == BLOCK_DIAGONAL else "array<unit>"
+
+
+# -- gather ------------------------------------------------------------------------------------
+
+_INCIDENCE: dict[str, Callable[[GroupStructure, int], Contribution]] = {
+    "gradient": gradient_contribution,
+    "jtj_product": product_contribution,
+    BLOCK_DIAGONAL: block_contribution,
+}
+
+
+def gather_nodes(structure: OperatorStructure, product: str, node_set: int) -> SolveKernel:
+    """A product over one node set, by gathering."""
+    solve = structure.solve
+    nodes = solve.node_sets[node_set]
+    bodies = [
+        _incidence_body(
+            solve, node_set, k, _INCIDENCE[product](solve.groups[kind.group], kind.place)
+        )
+        for k, kind in enumerate(solve.kinds[node_set])
+    ]
+    used = range(nodes.width)
+    if product == BLOCK_DIAGONAL:
+        used = sorted({a for body in bodies for a, _ in body.outputs})
+    inputs = _inputs(bodies)
+    recomputed = any(not solve.groups[kind.group].stored for kind in solve.kinds[node_set])
+    if recomputed:
+        inputs["parameters"] = ("array<unit>", False)
+    if product in _VECTOR_WORDS:
+        inputs["vectors"] = ("array<unit>", False)
+    context = {
+        **_store_context(structure, product, node_set, used),
+        "kinds": bodies,
+        "team": nodes.team,
+        "own_parameters": recomputed,
+        "own_direction": product in _VECTOR_WORDS,
+    }
+    output = {output_name(product): (_output_type(product), True)}
+    return _render(structure, f"gather_{product}_{node_set}", "gather", inputs | output, context)
+
+
+# -- elements ----------------------------------------------------------------------------------
+
+
+def _element_body(structure: SolveStructure, g: int, contribution: ElementContribution) -> _Body:
+    """Loads and statements of one element of group ``g``; outputs are numbered."""
+    group = structure.groups[g]
+    loader = _Loader(structure, group, element_columns(group), "e")
+    columns = column_offsets(group)
+    slots = len(group.kernel.slots)
+
+    def leaf(slot: int, k: int) -> str:
+        if slot - slots == VECTOR:
+            node, a = columns[k]
+            return loader.component("p", "vectors[0u", node.place, node.offset + a)
+        node = group.slots[slot]
+        if node is None:
+            return loader.data(slot, k)
+        return loader.component("x", "parameters[half", node.place, node.offset + k)
+
+    printed = print_statements(contribution.graph, WGSL_FLOAT32, leaf)
+    for place, _ in contribution.targets:
+        loader.node(place)
+    return _Body(
+        row=group_row(structure, g),
+        unit=False,
+        loads=tuple(loader.lines),
+        statements=printed.lines,
+        outputs=tuple(enumerate(printed.outputs)),
+    )
+
+
+def _place_context(
+    structure: OperatorStructure, product: str, slot: NodeSlot, sums: list[tuple[int, str]]
+) -> dict[str, Any]:
+    """Where the sums of one place go."""
+    nodes = structure.solve.node_sets[slot.node_set]
+    bits = _frozen_bits(product, nodes.width)
+    lanes = structure.solve.lanes
+    word = f"o{slot.place} * {lanes}u" if lanes > 1 else f"o{slot.place}"
+    if product == BLOCK_DIAGONAL:
+        base = f"control[{structure.block_row(slot.node_set)}].x"
+        word = f"{base} + n{slot.place} * {triangle(nodes.width)}u"
+    return {
+        "place": slot.place,
+        "row": set_row(slot.node_set),
+        "masked": nodes.masked,
+        "word": word,
+        "sums": [(a, bits[a], text) for a, text in sums],
+    }
+
+
+def clear_output(structure: OperatorStructure, product: str) -> SolveKernel:
+    """Zeros in a product's buffer, one thread per word."""
+    output = output_name(product)
+    buffers = {output: ("array<u32>", True)}
+    return _render(structure, f"clear_{output}", "clear", buffers, {"output": output})
+
+
+def atomic_elements(structure: OperatorStructure, product: str, g: int) -> SolveKernel:
+    """A product's contributions of one group, added to the output by atomics."""
+    group = structure.solve.groups[g]
+    contribution = element_contribution(group, product)
+    body = _element_body(structure.solve, g, contribution)
+    by_place: dict[int, list[tuple[int, str]]] = {}
+    for (place, a), (_, text) in zip(contribution.targets, body.outputs, strict=True):
+        by_place.setdefault(place, []).append((a, text))
+    slots = {s.place: s for s in group.places}
+    inputs = _inputs([body])
+    output = output_name(product)
+    native = structure.accumulation == "atomic-native"
+    inputs[output] = (f"array<atomic<{'f32' if native else 'u32'}>>", True)
+    context = {
+        "body": body,
+        "reads_parameters": "parameters" in inputs,
+        "output": output,
+        "places": [
+            _place_context(structure, product, slots[p], sums) for p, sums in by_place.items()
+        ],
+    }
+    return _render(structure, f"atomic_{product}_{g}", "atomic", inputs, context)
+
+
+# -- two levels --------------------------------------------------------------------------------
+
+
+def partial_sums(group: GroupStructure, product: str, node_set: int) -> tuple[int, ...]:
+    """Components (or packed positions) of a node set that a group's elements contribute to."""
+    places = {s.place for s in group.places if s.node_set == node_set}
+    targets = element_contribution(group, product).targets
+    return tuple(sorted({a for place, a in targets if place in places}))
+
+
+def places_of(group: GroupStructure, node_set: int) -> tuple[int, ...]:
+    """Places of a group that are nodes of a set, ascending."""
+    return tuple(s.place for s in group.places if s.node_set == node_set)
+
+
+def _rounds(structure: OperatorStructure, product: str, g: int) -> list[dict[str, Any]]:
+    """Cut a group's sums into rounds whose contributions fit into shared memory."""
+    group = structure.solve.groups[g]
+    targets = element_contribution(group, product).targets
+    position = {target: k for k, target in enumerate(targets)}
+    rounds: list[dict[str, Any]] = []
+    for k in sorted({s.node_set for s in group.places}):
+        places = places_of(group, k)
+        stride = len(places) * WORKGROUP_SIZE
+        if stride > SHARED_WORDS:
+            raise DeviceLimitError(
+                f"residuals {group.kernel.name!r}: an element sees {len(places)} blocks, "
+                f"two-level accumulation holds {SHARED_WORDS // WORKGROUP_SIZE} in "
+                f"{4 * SHARED_WORDS} bytes of shared memory; use accumulation='gather'"
+            )
+        sums = partial_sums(group, product, k)
+        step = SHARED_WORDS // stride
+        for first in range(0, len(sums), step):
+            chunk = sums[first : first + step]
+            values = [
+                (
+                    q * stride + i * WORKGROUP_SIZE,
+                    f"s{position[p, a]}" if (p, a) in position else "0.0f",
+                )
+                for q, a in enumerate(chunk)
+                for i, p in enumerate(places)
+            ]
+            rounds.append(
+                {
+                    "row": structure.reduction_row(g, k),
+                    "values": values,
+                    "sums": len(chunk),
+                    "stride": stride,
+                    "record": len(sums),
+                    "first": first,
+                }
+            )
+    return rounds
+
+
+def two_level_elements(structure: OperatorStructure, product: str, g: int) -> SolveKernel:
+    """Partial sums of a product over the unique nodes of each workgroup of a group's elements."""
+    group = structure.solve.groups[g]
+    body = _element_body(structure.solve, g, element_contribution(group, product))
+    rounds = _rounds(structure, product, g)
+    inputs = _inputs([body])
+    context = {
+        "body": body,
+        "reads_parameters": "parameters" in inputs,
+        "rounds": rounds,
+        "shared_words": max(r["sums"] * r["stride"] for r in rounds),
+        "base": _BASES[product],
+    }
+    name = f"two_level_{product}_elements_{g}"
+    inputs["partials"] = ("array<f32>", True)
+    return _render(structure, name, "two_level_elements", inputs, context)
+
+
+def two_level_nodes(structure: OperatorStructure, product: str, node_set: int) -> SolveKernel:
+    """Sum of the workgroups' partial sums over one node set, in the order of workgroups."""
+    solve = structure.solve
+    sources = [
+        {
+            "row": structure.reduction_row(g, k),
+            "sums": partial_sums(solve.groups[g], product, k),
+        }
+        for g, k in structure.reductions
+        if k == node_set
+    ]
+    used: Sequence[int] = range(solve.node_sets[node_set].width)
+    if product == BLOCK_DIAGONAL:
+        used = sorted({a for source in sources for a in source["sums"]})
+    context = {
+        **_store_context(structure, product, node_set, used),
+        "team": structure.teams[node_set],
+        "sources": sources,
+        "base": _BASES[product],
+    }
+    buffers = {
+        "tables": ("array<u32>", False),
+        "partials": ("array<f32>", False),
+        output_name(product): (_output_type(product), True),
+    }
+    name = f"two_level_{product}_nodes_{node_set}"
+    return _render(structure, name, "two_level_nodes", buffers, context)
+
+
+@lru_cache(maxsize=64)
+def operator_kernels(structure: OperatorStructure, product: str) -> tuple[SolveKernel, ...]:
+    """Kernels of a product in the order in which they run."""
+    sets = range(len(structure.solve.node_sets))
+    groups = range(len(structure.solve.groups))
+    if structure.accumulation == "gather":
+        return tuple(gather_nodes(structure, product, k) for k in sets)
+    if structure.accumulation == "two-level":
+        elements = [two_level_elements(structure, product, g) for g in groups]
+        return (*elements, *(two_level_nodes(structure, product, k) for k in sets))
+    elements = [atomic_elements(structure, product, g) for g in groups]
+    return (clear_output(structure, product), *elements)

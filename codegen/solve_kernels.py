@@ -1,0 +1,457 @@
+"""Generated kernels of a device-resident solve; each is one template over a few strings.
+
+| kernel | one thread per | does |
+|---|---|---|
+| ``linearize_elements`` | element | stores residual and Jacobian of the groups that store them |
+| ``linearize_nodes`` | node | gradient, damped block factor, start of CG |
+| ``cg_product`` | node | w = (JᵀJ + λD) u and the dot products' partial sums |
+| ``cg_update`` | node | all vectors of one single-reduction CG step |
+| ``trial_step`` | component | the trial point and the sums for the predicted reduction |
+| ``trial_elements`` | element | cost and change of cost in difference form |
+| ``decide`` | (one workgroup) | gain ratio, damping, acceptance |
+
+Source of the iteration: Chronopoulos and Gear 1989, "s-step iterative methods for symmetric
+linear systems", s = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from autograd_gpu.codegen.incidence import (
+    STORED_JACOBIAN,
+    VECTOR,
+    Contribution,
+    GroupStructure,
+    Kind,
+    SolveStructure,
+    block_factor,
+    block_pattern,
+    column_offsets,
+    gradient_contribution,
+    linearize_contribution,
+    lower_index,
+    product_contribution,
+)
+from autograd_gpu.codegen.kernel import GENERATOR_VERSION
+from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_prelude
+from autograd_gpu.codegen.render import template_environment, wgsl_prelude
+from autograd_gpu.codegen.solve_layout import (
+    ELEMENT_SUMS,
+    RECORD_WORDS,
+    STEP_SUMS,
+    Column,
+    Vector,
+    control_rows,
+    element_columns,
+    group_row,
+    kind_columns,
+    kind_row,
+    set_row,
+)
+from autograd_gpu.ir import Builder, Graph
+
+WORKGROUP_SIZE = 128
+
+DAMPING_SCALE = {
+    "diagonal": "clamp(h, 1e-6f, 1e32f)",
+    "one-plus-norm": "(1.0f + sqrt(h)) * (1.0f + sqrt(h))",
+    "identity": "1.0f",
+}
+"""D as WGSL, of the diagonal entry ``h``; the same forms as on the host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolveKernel:
+    """Text of one kernel, and the names of the buffers that it binds, by position."""
+
+    name: str
+    source: str
+    buffers: tuple[str, ...]
+    writes: frozenset[str]
+    workgroup_size: int = WORKGROUP_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """Loads and statements of one element or incidence, and what each output is added to."""
+
+    row: int
+    unit: bool
+    loads: tuple[str, ...]
+    statements: tuple[str, ...]
+    outputs: tuple[tuple[int, str], ...]
+
+
+class _Loader:
+    """Collects the loads that a graph's leaves need, each once, in order of first use."""
+
+    def __init__(
+        self,
+        structure: SolveStructure,
+        group: GroupStructure,
+        columns: tuple[Column, ...],
+        index: str,
+    ) -> None:
+        self.structure = structure
+        self.group = group
+        self.columns = columns
+        self.index = index
+        self.lines: list[str] = []
+        self._seen: set[str] = set()
+
+    def once(self, name: str, text: str) -> str:
+        """Emit ``let name = text`` unless it is there already; returns the name."""
+        if name not in self._seen:
+            self._seen.add(name)
+            self.lines.append(f"let {name} = {text};")
+        return name
+
+    def table(self, column: Column, name: str) -> str:
+        """A column of the table, as u32."""
+        position = self.columns.index(column)
+        return self.once(name, f"tables[c.y + {position}u * c.z + {self.index}]")
+
+    def node(self, place: int) -> str:
+        """Word offset of an element's node inside a vector."""
+        slot = self.group.places[place]
+        number = self.table(("node", place, 0), f"n{place}")
+        width = self.structure.node_sets[slot.node_set].width // self.structure.lanes
+        base = f"control[{set_row(slot.node_set)}].y"
+        return self.once(f"o{place}", f"{base} + {number} * {width}u")
+
+    def component(self, prefix: str, array: str, place: int, a: int) -> str:
+        """Component ``a`` of a node in an array of the layout of vectors."""
+        quotient, remainder = divmod(a, self.structure.lanes)
+        name = f"{prefix}{place}_{quotient}"
+        unit = self.once(name, f"{array} + {self.node(place)} + {quotient}u]")
+        return unit if self.structure.lanes == 1 else f"{unit}.{'xyzw'[remainder]}"
+
+    def record(self, base: str, k: int) -> str:
+        """Word ``k`` of a stored record that begins at quad ``base``."""
+        quad = self.once(f"j_{k // 4}", f"jacobian[{base} + {k // 4}u]")
+        return f"{quad}.{'xyzw'[k % 4]}"
+
+    def data(self, slot: int, component: int) -> str:
+        """A number of a data slot."""
+        word = self.table(("data", slot, component), f"w{slot}_{component}")
+        return self.once(f"d{slot}_{component}", f"bitcast<f32>({word})")
+
+
+def _common(structure: SolveStructure, name: str) -> dict[str, Any]:
+    return {
+        "lanes": structure.lanes,
+        "unit": _unit_type(structure.lanes),
+        "name": name,
+        "version": GENERATOR_VERSION,
+        "control_rows": control_rows(structure),
+        "workgroup_size": WORKGROUP_SIZE,
+        "vector": {v.name.lower(): int(v) for v in Vector},
+        "step_sums": STEP_SUMS,
+        "element_sums": ELEMENT_SUMS,
+        "record_words": RECORD_WORDS,
+    }
+
+
+def _unit_type(lanes: int) -> str:
+    return "f32" if lanes == 1 else f"vec{lanes}<f32>"
+
+
+_BUFFER_TYPES = {
+    "parameters": "array<unit>",
+    "vectors": "array<unit>",
+    "factors": "array<vec4<f32>>",
+    "tables": "array<u32>",
+    "jacobian": "array<vec4<f32>>",
+    "partials": "array<f32>",
+    "state": "State",
+    "record": "array<f32>",
+    "result": "array<unit>",
+}
+
+
+def _kernel(
+    name: str, template: str, buffers: dict[str, bool], context: dict[str, Any]
+) -> SolveKernel:
+    """Render; ``buffers`` maps each bound buffer to whether it is written."""
+    bindings = [
+        (k + 1, "read_write" if written else "read", buffer, _BUFFER_TYPES[buffer])
+        for k, (buffer, written) in enumerate(buffers.items())
+    ]
+    text = (
+        template_environment()
+        .get_template(f"wgsl/{template}.wgsl.j2")
+        .render(bindings=bindings, **context)
+    )
+    prelude = select_prelude(wgsl_prelude("float32"), text)
+    return SolveKernel(
+        name=name,
+        source=f"{text}\n{prelude}" if prelude else text,
+        buffers=("control", *buffers),
+        writes=frozenset(b for b, written in buffers.items() if written),
+    )
+
+
+def _incidence_body(
+    structure: SolveStructure,
+    node_set: int,
+    kind_position: int,
+    contribution: Contribution,
+) -> _Body:
+    """What one incidence of a kind adds to its node's sums."""
+    kind = structure.kinds[node_set][kind_position]
+    group = structure.groups[kind.group]
+    loader = _Loader(structure, group, kind_columns(group, kind), "k")
+    leaf = _incidence_leaf(structure, kind, group, loader)
+    printed = print_statements(contribution.graph, WGSL_FLOAT32, leaf)
+    return _Body(
+        row=kind_row(structure, node_set, kind_position),
+        unit=kind.unit,
+        loads=tuple(loader.lines),
+        statements=printed.lines,
+        outputs=tuple(zip(contribution.targets, printed.outputs, strict=True)),
+    )
+
+
+def _incidence_leaf(
+    structure: SolveStructure, kind: Kind, group: GroupStructure, loader: _Loader
+) -> Callable[[int, int], str]:
+    slots = group.kernel.slots
+    columns = column_offsets(group)
+    g = group_row(structure, kind.group)
+
+    def element() -> str:
+        if kind.direct:
+            return "k"
+        return loader.table(("element", 0, 0), "e")
+
+    def component(prefix: str, base: str, place: int, a: int) -> str:
+        if place == kind.place:
+            return f"{prefix}{a}"
+        return loader.component(prefix, base, place, a)
+
+    def leaf(slot: int, k: int) -> str:
+        if slot < len(slots):
+            node = group.slots[slot]
+            if node is not None:
+                return component("x", "parameters[half", node.place, node.offset + k)
+            return loader.data(slot, k)
+        what = slot - len(slots)
+        if what == VECTOR:
+            node, a = columns[k]
+            return component("p", "vectors[direction", node.place, node.offset + a)
+        record = loader.once("j", f"control[{g}].w + {element()} * {group.record_quads}u")
+        return loader.record(record, k if what == STORED_JACOBIAN else group.stored_entries + k)
+
+    return leaf
+
+
+def _node_context(
+    structure: SolveStructure, node_set: int, bodies: list[_Body], name: str
+) -> dict[str, Any]:
+    nodes = structure.node_sets[node_set]
+    return {
+        **_common(structure, name),
+        "kinds": bodies,
+        "width": nodes.width,
+        "team": nodes.team,
+        "masked": nodes.masked,
+        "row": set_row(node_set),
+    }
+
+
+def _needs(bodies: list[_Body], word: str) -> bool:
+    return any(word in line for body in bodies for line in (*body.loads, *body.statements)) or any(
+        word in text for body in bodies for _, text in body.outputs
+    )
+
+
+def cg_product(structure: SolveStructure, node_set: int) -> SolveKernel:
+    """Product w = (JᵀJ + λD) u over one node set, with the partial sums of r·u and w·u."""
+    bodies = [
+        _incidence_body(
+            structure, node_set, k, product_contribution(structure.groups[kind.group], kind.place)
+        )
+        for k, kind in enumerate(structure.kinds[node_set])
+    ]
+    context = _node_context(structure, node_set, bodies, f"cg_product_{node_set}")
+    context["reads_parameters"] = any(
+        not structure.groups[kind.group].stored for kind in structure.kinds[node_set]
+    )
+    buffers = {"tables": False, "vectors": True, "partials": True, "state": True}
+    if context["reads_parameters"]:
+        buffers["parameters"] = False
+    if _needs(bodies, "jacobian["):
+        buffers["jacobian"] = False
+    return _kernel(context["name"], "solve/cg_product", buffers, context)
+
+
+def linearize_nodes(structure: SolveStructure, node_set: int) -> SolveKernel:
+    """Gradient, damped diagonal block and its factor over one node set; CG is set to its start."""
+    width = structure.node_sets[node_set].width
+    bodies = [
+        _incidence_body(
+            structure,
+            node_set,
+            k,
+            linearize_contribution(structure.groups[kind.group], kind.place, width),
+        )
+        for k, kind in enumerate(structure.kinds[node_set])
+    ]
+    pattern = block_pattern(structure, node_set)
+    block = block_factor(width, pattern)
+    factor = print_statements(block.factor, WGSL_FLOAT32, lambda _, k: f"h{k}", "q")
+    start = print_statements(
+        block.solve, WGSL_FLOAT32, lambda s, k: factor.outputs[k] if s == 0 else f"b{k}", "m"
+    )
+    context = _node_context(structure, node_set, bodies, f"linearize_nodes_{node_set}")
+    context |= {
+        "sums": width + width * (width + 1) // 2,
+        "used": [*range(width), *sorted(width + p for p in pattern)],
+        "diagonal": [lower_index(a, a) for a in range(width)],
+        "pattern": sorted(pattern),
+        "damping_scale": DAMPING_SCALE[structure.damping],
+        "factor": factor.lines,
+        "quads": _quads(factor.outputs),
+        "start": start.lines,
+        "preconditioned": list(enumerate(start.outputs)),
+        "triangle": [(lower_index(a, b), a, b) for a in range(width) for b in range(a + 1)],
+    }
+    buffers = {
+        "tables": False,
+        "vectors": True,
+        "factors": True,
+        "partials": True,
+        "state": True,
+        "parameters": False,
+    }
+    if _needs(bodies, "jacobian["):
+        buffers["jacobian"] = False
+    return _kernel(context["name"], "solve/linearize_nodes", buffers, context)
+
+
+def cg_update(structure: SolveStructure) -> SolveKernel:
+    """One CG step over all node sets, after their products."""
+    sets: list[dict[str, Any]] = []
+    for k, nodes in enumerate(structure.node_sets):
+        block = block_factor(nodes.width, block_pattern(structure, k))
+        solve = print_statements(
+            block.solve,
+            WGSL_FLOAT32,
+            lambda s, a: f"l{a // 4}.{'xyzw'[a % 4]}" if s == 0 else f"r{a}",
+            "m",
+        )
+        sets.append(
+            {
+                "row": set_row(k),
+                "width": nodes.width,
+                "quads": -(-block.stored // 4),
+                "statements": solve.lines,
+                "outputs": list(enumerate(solve.outputs)),
+            }
+        )
+    context = {**_common(structure, "cg_update"), "sets": sets}
+    buffers = {"vectors": True, "factors": False, "partials": False, "state": True}
+    return _kernel("cg_update", "solve/cg_update", buffers, context)
+
+
+def _element_body(structure: SolveStructure, g: int, graph: Graph) -> _Body:
+    """What one element computes from the parameters of half ``half``."""
+    group = structure.groups[g]
+    loader = _Loader(structure, group, element_columns(group), "e")
+
+    def leaf(slot: int, k: int) -> str:
+        node = group.slots[slot]
+        if node is None:
+            return loader.data(slot, k)
+        return loader.component("x", "parameters[half", node.place, node.offset + k)
+
+    printed = print_statements(graph, WGSL_FLOAT32, leaf)
+    return _Body(
+        row=group_row(structure, g),
+        unit=False,
+        loads=tuple(loader.lines),
+        statements=printed.lines,
+        outputs=tuple(enumerate(printed.outputs)),
+    )
+
+
+def _quads(words: tuple[str, ...]) -> list[str]:
+    """Words as arguments of vec4, the last filled up with zeros."""
+    filled = [*words, *["0.0f"] * (-len(words) % 4)]
+    return [", ".join(filled[k : k + 4]) for k in range(0, len(filled), 4)]
+
+
+def linearize_elements(structure: SolveStructure) -> SolveKernel | None:
+    """Residuals and Jacobians of the groups that store them; None if there is no such group."""
+    groups: list[dict[str, Any]] = []
+    for g, group in enumerate(structure.groups):
+        if group.stored:
+            body = _element_body(structure, g, group.kernel.graph)
+            words = tuple(text for _, text in body.outputs)
+            m = group.kernel.residual_size
+            groups.append({"body": body, "quads": _quads((*words[m:], *words[:m]))})
+    if not groups:
+        return None
+    context = {**_common(structure, "linearize_elements"), "groups": groups}
+    buffers = {"tables": False, "parameters": False, "jacobian": True, "state": False}
+    return _kernel("linearize_elements", "solve/linearize_elements", buffers, context)
+
+
+def trial_step(structure: SolveStructure) -> SolveKernel:
+    """The trial point in the other half, and the sums for the predicted reduction."""
+    buffers = {"parameters": True, "vectors": False, "partials": True, "state": False}
+    return _kernel("trial_step", "solve/trial_step", buffers, _common(structure, "trial_step"))
+
+
+def trial_elements(structure: SolveStructure) -> SolveKernel:
+    """Cost at the trial point and its change, in difference form."""
+    groups: list[dict[str, Any]] = []
+    for g, group in enumerate(structure.groups):
+        kernel = group.kernel
+        m = kernel.residual_size
+        builder = Builder()
+        builder.absorb(kernel.graph.nodes)
+        residual = Graph.build(builder, kernel.graph.outputs[:m], kernel.graph.arguments)
+        body = _element_body(structure, g, residual)
+        groups.append({"body": body, "residuals": m, "position": g})
+    context = {**_common(structure, "trial_elements"), "groups": groups}
+    buffers = {"tables": False, "parameters": False, "partials": True, "state": False}
+    return _kernel("trial_elements", "solve/trial_elements", buffers, context)
+
+
+def decide(structure: SolveStructure) -> SolveKernel:
+    """Gain ratio, acceptance and damping from the partial sums; one workgroup."""
+    buffers = {"partials": False, "state": True, "record": True}
+    return _kernel("decide", "solve/decide", buffers, _common(structure, "decide"))
+
+
+def gather_gradient(structure: SolveStructure, node_set: int) -> SolveKernel:
+    """Jᵀr over one node set, by gathering; recomputes everything, stores the result only."""
+    bodies = [
+        _incidence_body(
+            structure, node_set, k, gradient_contribution(structure.groups[kind.group], kind.place)
+        )
+        for k, kind in enumerate(structure.kinds[node_set])
+    ]
+    context = _node_context(structure, node_set, bodies, f"gather_gradient_{node_set}")
+    buffers = {"tables": False, "parameters": False, "result": True}
+    return _kernel(context["name"], "solve/gather_gradient", buffers, context)
+
+
+@lru_cache(maxsize=64)
+def solve_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
+    """All kernels of a solve by name."""
+    kernels: list[SolveKernel] = []
+    stored = linearize_elements(structure)
+    if stored is not None:
+        kernels.append(stored)
+    for k in range(len(structure.node_sets)):
+        kernels += [linearize_nodes(structure, k), cg_product(structure, k)]
+    kernels += [
+        cg_update(structure), trial_step(structure), trial_elements(structure), decide(structure),
+    ]  # fmt: skip
+    return {kernel.name: kernel for kernel in kernels}

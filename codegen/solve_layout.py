@@ -1,0 +1,81 @@
+"""Where everything lives in the buffers of a device-resident solve: one truth for text and data.
+
+Vectors are node-major and counted in units of ``SolveStructure.lanes`` words, which are loaded at
+once: node t of set k begins at unit ``vector * length + base_k + t * width_k / lanes``. Parameters
+are laid out alike, in two halves; accepting a step swaps the halves and copies nothing. Stored
+Jacobians and block factors are records of whole quads (four words): an element's entries first,
+its residuals after them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from autograd_gpu.codegen.incidence import GroupStructure, Kind, SolveStructure
+
+
+class Vector(IntEnum):
+    """Vectors of the conjugate-gradient iteration, by position in the vector buffer."""
+
+    GRADIENT = 0
+    RESIDUAL = 1
+    PRECONDITIONED = 2
+    DIRECTION = 3
+    IMAGE = 4
+    PRODUCT = 5
+    STEP = 6
+    SCALE = 7
+
+
+Column = tuple[str, int, int]
+"""("element", 0, 0), ("node", place, 0) or ("data", slot, component)."""
+
+RECORD_WORDS = 16
+STATE_WORDS = 32
+STEP_SUMS = 5
+ELEMENT_SUMS = 2
+
+ROW_LENGTHS, ROW_PARTIALS, FIRST_ROW = 0, 1, 2
+SET_ROWS = 2
+GROUP_ROWS = 1
+
+
+def set_row(k: int) -> int:
+    """First control row of node set k."""
+    return FIRST_ROW + SET_ROWS * k
+
+
+def group_row(structure: SolveStructure, g: int) -> int:
+    """First control row of group g."""
+    return set_row(len(structure.node_sets)) + GROUP_ROWS * g
+
+
+def kind_row(structure: SolveStructure, node_set: int, kind: int) -> int:
+    """Control row of an incidence kind."""
+    before = sum(len(kinds) for kinds in structure.kinds[:node_set])
+    return group_row(structure, len(structure.groups)) + before + kind
+
+
+def control_rows(structure: SolveStructure) -> int:
+    """Number of rows of the control block."""
+    return kind_row(structure, len(structure.kinds), 0)
+
+
+def kind_columns(group: GroupStructure, kind: Kind) -> tuple[Column, ...]:
+    """What the table of an incidence kind holds per incidence, in order."""
+    columns: list[Column] = []
+    if group.stored and not kind.direct:
+        columns.append(("element", 0, 0))
+    columns += [("node", s.place, 0) for s in group.places if s.place != kind.place]
+    if not group.stored:
+        columns += _data_columns(group)
+    return tuple(columns)
+
+
+def element_columns(group: GroupStructure) -> tuple[Column, ...]:
+    """What the table of a group holds per element, in order."""
+    return (*(("node", s.place, 0) for s in group.places), *_data_columns(group))
+
+
+def _data_columns(group: GroupStructure) -> list[Column]:
+    return [("data", k, c) for k, size in enumerate(group.data_sizes) for c in range(size)]

@@ -1,0 +1,217 @@
+"""The program of a device-resident solve: buffers, pipelines and dispatch sequences.
+
+Sequences: ``linearize``, ``product`` + ``update`` (one CG step is both), ``trial``, ``gradient``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autograd_gpu.codegen.incidence import SolveStructure, block_factor, block_pattern
+from autograd_gpu.codegen.program import (
+    BindingKind,
+    BufferRole,
+    BufferSpec,
+    DispatchSpec,
+    PipelineSpec,
+    Program,
+    SequenceSpec,
+)
+from autograd_gpu.codegen.solve_kernels import (
+    WORKGROUP_SIZE,
+    SolveKernel,
+    gather_gradient,
+    solve_kernels,
+)
+from autograd_gpu.codegen.solve_layout import (
+    ELEMENT_SUMS,
+    RECORD_WORDS,
+    STATE_WORDS,
+    STEP_SUMS,
+    Vector,
+    control_rows,
+)
+
+WORD = 4
+
+
+def padded(count: int) -> int:
+    """``count`` rounded up to whole workgroups."""
+    return math.ceil(count / WORKGROUP_SIZE) * WORKGROUP_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolveSizes:
+    """Sizes of one problem, from which every offset follows.
+
+    Attributes:
+        structure: what is generated.
+        nodes: nodes per node set.
+        elements: elements per group.
+        table_words: words of the index and data tables.
+    """
+
+    structure: SolveStructure
+    nodes: tuple[int, ...]
+    elements: tuple[int, ...]
+    table_words: int
+
+    @property
+    def vector_bases(self) -> list[int]:
+        """First unit of each node set in a vector; the last entry is a vector's length."""
+        lanes = self.structure.lanes
+        widths = [n.width // lanes for n in self.structure.node_sets]
+        return _running([n * w for n, w in zip(self.nodes, widths, strict=True)])
+
+    @property
+    def length(self) -> int:
+        """Units of a vector."""
+        return self.vector_bases[-1]
+
+    @property
+    def components(self) -> int:
+        """Numbers of a vector."""
+        return self.length * self.structure.lanes
+
+    @property
+    def factor_sizes(self) -> list[int]:
+        """Quads per node of each set's block factor."""
+        s = self.structure
+        return [
+            math.ceil(block_factor(n.width, block_pattern(s, k)).stored / 4)
+            for k, n in enumerate(s.node_sets)
+        ]
+
+    @property
+    def factor_bases(self) -> list[int]:
+        """First quad of each node set's factors; the last entry is the total."""
+        return _running([n * f for n, f in zip(self.nodes, self.factor_sizes, strict=True)])
+
+    @property
+    def product_groups(self) -> list[int]:
+        """First partial sum of each node set's gather; the last entry is their number."""
+        teams = [n.team for n in self.structure.node_sets]
+        return _running(
+            [math.ceil(n * t / WORKGROUP_SIZE) for n, t in zip(self.nodes, teams, strict=True)]
+        )
+
+    @property
+    def update_groups(self) -> list[int]:
+        """First workgroup of each node set in ``cg_update``; the last entry is their number."""
+        return _running([math.ceil(n / WORKGROUP_SIZE) for n in self.nodes])
+
+    @property
+    def element_starts(self) -> list[int]:
+        """First invocation of each group, whole workgroups; the last entry is their number."""
+        return _running([padded(n) for n in self.elements])
+
+    @property
+    def jacobian_bases(self) -> list[int]:
+        """First quad of each group's stored records; the last entry is the total."""
+        groups = self.structure.groups
+        return _running([n * g.record_quads for n, g in zip(self.elements, groups, strict=True)])
+
+    @property
+    def partial_bases(self) -> tuple[int, int, int, int]:
+        """Words at which step sums, element sums and maxima begin, and the total."""
+        products = self.product_groups[-1]
+        steps = math.ceil(self.length / WORKGROUP_SIZE)
+        elements = self.element_starts[-1] // WORKGROUP_SIZE
+        first = 2 * products
+        second = first + STEP_SUMS * steps
+        third = second + ELEMENT_SUMS * elements
+        return first, second, third, third + products
+
+
+def _running(sizes: Sequence[int]) -> list[int]:
+    total = 0
+    starts = [0]
+    for size in sizes:
+        total += size
+        starts.append(total)
+    return starts
+
+
+def _pipeline(kernel: SolveKernel) -> PipelineSpec:
+    kinds: list[BindingKind] = ["uniform"]
+    for buffer in kernel.buffers[1:]:
+        kinds.append("write" if buffer in kernel.writes else "read")
+    return PipelineSpec(
+        name=kernel.name,
+        source=kernel.source,
+        entry_point="main",
+        bindings=tuple(kinds),
+        workgroup_size=kernel.workgroup_size,
+    )
+
+
+def _buffers(sizes: SolveSizes) -> list[BufferSpec]:
+    words: list[tuple[str, int, BufferRole]] = [
+        ("control", 4 * control_rows(sizes.structure), "uniform"),
+        ("parameters", 2 * sizes.components, "state"),
+        ("vectors", len(Vector) * sizes.components, "state"),
+        ("factors", 4 * sizes.factor_bases[-1], "state"),
+        ("tables", sizes.table_words, "upload"),
+        ("jacobian", max(4, 4 * sizes.jacobian_bases[-1]), "state"),
+        ("partials", sizes.partial_bases[3], "state"),
+        ("state", STATE_WORDS, "state"),
+        ("record", RECORD_WORDS, "download"),
+        ("result", sizes.components, "download"),
+    ]
+    return [BufferSpec(name=n, size=WORD * max(1, w), role=role) for n, w, role in words]
+
+
+def solve_program(sizes: SolveSizes) -> Program:
+    """Program of a Levenberg-Marquardt solve with CG on the device."""
+    structure = sizes.structure
+    kernels = solve_kernels(structure)
+    sets = range(len(structure.node_sets))
+
+    def dispatch(name: str, invocations: int) -> DispatchSpec:
+        return DispatchSpec(
+            pipeline=name, buffers=kernels[name].buffers, invocations=max(1, invocations)
+        )
+
+    gathers = [n * s.team for n, s in zip(sizes.nodes, structure.node_sets, strict=True)]
+    linearize = [dispatch(f"linearize_nodes_{k}", gathers[k]) for k in sets]
+    if "linearize_elements" in kernels:
+        linearize.insert(0, dispatch("linearize_elements", sizes.element_starts[-1]))
+    trial = [
+        dispatch("trial_step", sizes.length),
+        dispatch("trial_elements", sizes.element_starts[-1]),
+        dispatch("decide", 1),
+    ]
+    update = dispatch("cg_update", WORKGROUP_SIZE * sizes.update_groups[-1])
+    products = tuple(dispatch(f"cg_product_{k}", gathers[k]) for k in sets)
+    return Program(
+        buffers=tuple(_buffers(sizes)),
+        pipelines=tuple(_pipeline(k) for k in kernels.values()),
+        sequences={
+            "linearize": SequenceSpec(dispatches=tuple(linearize)),
+            "product": SequenceSpec(dispatches=products),
+            "cg": SequenceSpec(dispatches=(*products, update)),
+            "trial": SequenceSpec(dispatches=tuple(trial), downloads=("record",)),
+            "trial_only": SequenceSpec(dispatches=tuple(trial)),
+        },
+    )
+
+
+def gradient_program(sizes: SolveSizes) -> Program:
+    """Jᵀr by gathering, everything recomputed: ``dispatch``, or ``gradient`` with read-back."""
+    structure = sizes.structure
+    kernels = [gather_gradient(structure, k) for k in range(len(structure.node_sets))]
+    dispatches = tuple(
+        DispatchSpec(pipeline=k.name, buffers=k.buffers, invocations=n * s.team)
+        for k, n, s in zip(kernels, sizes.nodes, structure.node_sets, strict=True)
+    )
+    used = {b for k in kernels for b in k.buffers}
+    return Program(
+        buffers=tuple(b for b in _buffers(sizes) if b.name in used),
+        pipelines=tuple(_pipeline(k) for k in kernels),
+        sequences={
+            "dispatch": SequenceSpec(dispatches=dispatches),
+            "gradient": SequenceSpec(dispatches=dispatches, downloads=("result",)),
+        },
+    )
