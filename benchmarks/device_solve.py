@@ -1,12 +1,13 @@
-"""Device-resident kernels on a GPU: gather gradient and Levenberg-Marquardt, with peers.
+"""Kernels that stay on the device: gather gradient and Levenberg-Marquardt, float32.
 
-``python -m benchmarks.device_solve [adapter]`` prints one Metric record per line and writes them to
-``benchmarks/results/``. Clocks are warmed up by back-to-back work; device time is the slope of
-wall time over the number of dispatches in one submission, so submission and read-back cancel.
+``python -m benchmarks.device_solve [--adapter NAME] [--levels 5,7] [--out FILE]``; levels are
+icosphere subdivisions of the as-rigid-as-possible workload W2. JAX is measured in the same run
+where it is installed.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 import time
@@ -17,64 +18,43 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import autograd_gpu as ag
 import workloads
+
+import autograd_gpu as ag
 from autograd_gpu.codegen.program import BufferSpec
 from autograd_gpu.codegen.solve_program import gradient_program
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.device_solve import DeviceSolve
-from autograd_gpu.runtime.node_tables import ArrayLayout, NodeTables
+from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.program_runner import ProgramRunner
+from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.evaluation import current_parameters
+from benchmarks.metrics import RESULTS, Recorder, slope
+from benchmarks.peers_jax import gradient_seconds
+
+BYTES_PER_SECOND = 4.29e12
+"""Measured copy rate of an NVIDIA H200, for the bytes floor of the gradient."""
 
 
-def layouts(problem: ag.Problem) -> list[ArrayLayout]:
-    """Parameter arrays as the node tables want them."""
-    analysis = problem.analysis()
-    return [
-        ArrayLayout(
-            base=analysis.base[a.name],
-            blocks=a.blocks,
-            width=a.width,
-            frozen=problem.frozen_of(a),
-        )
-        for a in problem.arrays
-    ]
-
-
-def slope(run: Callable[[int], None], few: int, many: int, repeats: int = 7) -> float:
-    """Seconds per unit of work: median slope between two amounts."""
-    began = time.perf_counter()
-    while time.perf_counter() - began < 0.5:
-        run(few)
-    values = []
-    for _ in range(repeats):
-        t0 = time.perf_counter()
-        run(few)
-        t1 = time.perf_counter()
-        run(many)
-        t2 = time.perf_counter()
-        values.append(((t2 - t1) - (t1 - t0)) / (many - few))
-    return float(np.median(values))
-
-
-def springs(level: int) -> ag.Problem:
+def springs(level: int) -> tuple[ag.Problem, tuple[np.ndarray, ...]]:
     """Edge springs of a noisy icosphere at 0.9 of their rest length, and nothing else."""
     vertices, faces = workloads.icosphere(level)
     i, j = workloads.edges_of(faces).T
     rest = 0.9 * np.linalg.norm(vertices[i] - vertices[j], axis=1)
     noise = np.random.default_rng(0).standard_normal(vertices.shape)
+    start = vertices + 0.3 * rest.mean() * noise
     problem = ag.Problem()
-    x = problem.parameters("x", vertices + 0.3 * rest.mean() * noise)
+    x = problem.parameters("x", start)
     problem.add_residuals(ag.meshes.energies.spring, x[i], x[j], rest, name="springs")
-    return problem
+    return problem, (start, i, j, rest)
 
 
-def gradient(device: Device, level: int) -> None:
-    """Spring gradient by gathering, float32."""
-    problem = springs(level)
+def gradient(record: Recorder, device: Device, level: int) -> None:
+    """Spring gradient by gathering against its bytes floor and JAX."""
+    problem, arrays = springs(level)
+    analysis = problem.analysis()
     x = current_parameters(problem)
-    tables = NodeTables(layouts(problem), problem.analysis().groups, x, stored=False)
+    tables = NodeTables(array_layouts(analysis), analysis.groups, x, stored=False)
     program = gradient_program(tables.sizes)
     # A buffer to wait for: reading the gradient itself would let the clocks fall.
     fence = BufferSpec(name="fence", size=4, role="state")
@@ -84,71 +64,90 @@ def gradient(device: Device, level: int) -> None:
         runner.upload("tables", tables.tables)
         packed = tables.pack(x)
         runner.upload("parameters", np.concatenate([packed, packed]))
-        got = tables.unpack(runner.run("gradient", np.float32)["result"])
+        ours = tables.unpack(runner.run("gradient", np.float32)["result"]).reshape(-1, 3)
 
         def run(count: int) -> None:
             runner.run(["dispatch"] * count)
             runner.read("fence")
 
         seconds = slope(run, 10, 110)
-        nodes, edges = tables.sizes.nodes[0], tables.sizes.elements[0]
-        check = np.abs(got).max()
-        print(
-            f"gradient level {level}: {edges} edges, {nodes} vertices, {seconds * 1e6:.1f} us, "
-            f"largest entry {check:.6g}",
-            flush=True,
-        )
+    edges, vertices = len(arrays[1]), len(arrays[0])
+    # Positions in and out, and each edge's neighbour and rest length from both ends.
+    moved = 4 * (6 * vertices + 2 * 2 * edges + vertices)
+    key = f"spring_gradient/{edges}_edges"
+    record.add(key, seconds * 1e6, "us", note=f"{vertices} vertices")
+    record.add(f"{key}/bytes_floor", moved / BYTES_PER_SECOND * 1e6, "us", note="at 4.29 TB/s")
+    peer = gradient_seconds(*arrays)
+    if peer is not None:
+        record.add(f"{key}/jax_grad", peer[0] * 1e6, "us", note="same run, same card")
+        record.add(f"{key}/times_faster_than_jax", peer[0] / seconds, "x", "higher")
+        error = np.abs(ours - peer[1]).max() / np.abs(peer[1]).max()
+        record.add(f"{key}/difference_from_jax", error, "rel")
 
 
-def solve(device: Device, name: str, make: Callable[[], ag.Problem], steps: int) -> None:
-    """Levenberg-Marquardt, float32, a fixed number of steps."""
-    problem = make()
-    t0 = time.perf_counter()
+def solve(record: Recorder, device: Device, name: str, problem: ag.Problem, steps: int) -> None:
+    """Levenberg-Marquardt, a fixed number of steps; cold, then the median of five warm runs."""
+    began = time.perf_counter()
     analysis = problem.analysis()
     x = current_parameters(problem)
-    tables = NodeTables(layouts(problem), analysis.groups, x)
-    t1 = time.perf_counter()
+    tables = NodeTables(array_layouts(analysis), analysis.groups, x)
     engine = DeviceSolve(device, tables)
-    t2 = time.perf_counter()
-    for repeat in range(3):
+    built = time.perf_counter() - began
+    seconds: list[float] = []
+    for _ in range(6):
         engine.start(x, 1e-4, 1e-2, 1e-3)
-        t3 = time.perf_counter()
+        t0 = time.perf_counter()
         records = [engine.step(400) for _ in range(steps)]
-        t4 = time.perf_counter()
-        inner = sum(r.linear_iterations for r in records)
-        print(
-            f"{name} run {repeat}: tables {t1 - t0:.3f} s, compile {t2 - t1:.3f} s, solve "
-            f"{t4 - t3:.4f} s, cost {records[-1].cost:.7g}, CG {inner}, accepted "
-            f"{sum(r.accepted for r in records)}",
-            flush=True,
-        )
-
-    def repeat_of(*sequences: str) -> Callable[[int], None]:
-        def run(count: int) -> None:
-            engine._runner.run([*sequences] * count)
-            engine._runner.read("state")
-
-        return run
-
-    engine.start(x, 1e-4, 0.0, 1e-3)
-    linearize = slope(repeat_of("linearize"), 4, 44, 5)
-    product = slope(repeat_of("linearize", "product"), 4, 44, 5) - linearize
-    step = slope(repeat_of("linearize", "cg"), 4, 44, 5) - linearize
-    trial = slope(repeat_of("linearize", "trial_only"), 4, 44, 5) - linearize
-    print(
-        f"{name}: linearize {linearize * 1e6:.1f} us, product {product * 1e6:.1f} us, CG "
-        f"iteration {step * 1e6:.1f} us, trial {trial * 1e6:.1f} us",
-        flush=True,
-    )
+        seconds.append(time.perf_counter() - t0)
+    inner = sum(r.linear_iterations for r in records)
+    unknowns = analysis.column_count
+    note = f"{steps} steps, {inner} CG iterations, {unknowns} unknowns"
+    record.add(f"{name}/first", built + seconds[0], "s", note="tables, compilation and solve")
+    record.add(f"{name}/warm", float(np.median(seconds[1:])), "s", note=note)
+    record.add(f"{name}/cost", records[-1].cost, "1", note="float32, from the device")
+    _phases(record, engine, x, name)
     engine.close()
 
 
+def _phases(record: Recorder, engine: DeviceSolve, x: np.ndarray, name: str) -> None:
+    runner = engine.runner
+    engine.start(x, 1e-4, 0.0, 1e-3)
+
+    def repeat(*sequences: str) -> Callable[[int], None]:
+        def run(count: int) -> None:
+            runner.run([*sequences] * count)
+            runner.read("state")
+
+        return run
+
+    # Each is measured behind a linearization, so that CG never finds itself converged.
+    linearize = slope(repeat("linearize"), 4, 64, 5)
+    record.add(f"{name}/linearize", linearize * 1e6, "us")
+    for label, sequence in (("product", "product"), ("cg_iteration", "cg"), ("trial", "try")):
+        both = slope(repeat("linearize", sequence), 4, 64, 5)
+        record.add(f"{name}/{label}", (both - linearize) * 1e6, "us")
+
+
+def main() -> None:
+    """Run all and write the records."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--adapter")
+    parser.add_argument("--levels", default="3")
+    parser.add_argument("--gradient-level", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--commit")
+    chosen = parser.parse_args()
+    device = Device(chosen.adapter)
+    record = Recorder(device.name, "float32", chosen.commit)
+    print(device.name)
+    gradient(record, device, chosen.gradient_level)
+    for level in map(int, chosen.levels.split(",")):
+        solve(record, device, f"W2_s{level}", workloads.deformation_problem(level), 20)
+    solve(record, device, "W4_s5", workloads.bending_problem(5), 10)
+    solve(record, device, "W3", workloads.bundle_problem(), 10)
+    default = RESULTS / f"device_solve_{device.adapter.name.replace(' ', '_')}.json"
+    record.write(chosen.out or default)
+
+
 if __name__ == "__main__":
-    chosen = Device(sys.argv[1] if len(sys.argv) > 1 else None)
-    levels = [int(v) for v in sys.argv[2].split(",")] if len(sys.argv) > 2 else [5, 7]
-    print(chosen.name)
-    gradient(chosen, 9 if 7 in levels else 5)
-    for level in levels:
-        solve(chosen, f"W2_s{level}", lambda level=level: workloads.deformation_problem(level), 20)
-    solve(chosen, "W4_s5", lambda: workloads.bending_problem(5), 20)
-    solve(chosen, "W3", workloads.bundle_problem, 10)
+    main()

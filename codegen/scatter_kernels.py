@@ -117,7 +117,7 @@ def _render(
     buffers: dict[str, tuple[str, bool]],
     context: dict[str, Any],
 ) -> SolveKernel:
-    """Text of a kernel; ``buffers`` maps each bound buffer to its type and whether it is written."""
+    """Text of a kernel; ``buffers`` maps each bound buffer to (type, whether it is written)."""
     lanes = structure.solve.lanes
     text = (
         template_environment()
@@ -331,7 +331,7 @@ def _rounds(structure: OperatorStructure, product: str, g: int) -> list[dict[str
         step = SHARED_WORDS // stride
         for first in range(0, len(sums), step):
             chunk = sums[first : first + step]
-            values = [
+            stores = [
                 (
                     q * stride + i * WORKGROUP_SIZE,
                     f"s{position[p, a]}" if (p, a) in position else "0.0f",
@@ -342,7 +342,7 @@ def _rounds(structure: OperatorStructure, product: str, g: int) -> list[dict[str
             rounds.append(
                 {
                     "row": structure.reduction_row(g, k),
-                    "values": values,
+                    "stores": stores,
                     "sums": len(chunk),
                     "stride": stride,
                     "record": len(sums),
@@ -362,7 +362,7 @@ def two_level_elements(structure: OperatorStructure, product: str, g: int) -> So
         "body": body,
         "reads_parameters": "parameters" in inputs,
         "rounds": rounds,
-        "shared_words": max(r["sums"] * r["stride"] for r in rounds),
+        "shared_words": max((r["sums"] * r["stride"] for r in rounds), default=1),
         "base": _BASES[product],
     }
     name = f"two_level_{product}_elements_{g}"
@@ -373,11 +373,8 @@ def two_level_elements(structure: OperatorStructure, product: str, g: int) -> So
 def two_level_nodes(structure: OperatorStructure, product: str, node_set: int) -> SolveKernel:
     """Sum of the workgroups' partial sums over one node set, in the order of workgroups."""
     solve = structure.solve
-    sources = [
-        {
-            "row": structure.reduction_row(g, k),
-            "sums": partial_sums(solve.groups[g], product, k),
-        }
+    sources: list[dict[str, Any]] = [
+        {"row": structure.reduction_row(g, k), "sums": partial_sums(solve.groups[g], product, k)}
         for g, k in structure.reductions
         if k == node_set
     ]

@@ -54,7 +54,7 @@ from autograd_gpu.codegen.solve_layout import (
 )
 from autograd_gpu.ir import Builder, Graph
 
-WORKGROUP_SIZE = 128
+WORKGROUP_SIZE = 256
 
 DAMPING_SCALE = {
     "diagonal": "clamp(h, 1e-6f, 1e32f)",

@@ -62,7 +62,7 @@ def control_rows(structure: SolveStructure) -> int:
 
 
 def kind_columns(group: GroupStructure, kind: Kind) -> tuple[Column, ...]:
-    """What the table of an incidence kind holds per incidence, in order."""
+    """What the table of an incidence kind holds, column by column."""
     columns: list[Column] = []
     if group.stored and not kind.direct:
         columns.append(("element", 0, 0))
@@ -73,7 +73,7 @@ def kind_columns(group: GroupStructure, kind: Kind) -> tuple[Column, ...]:
 
 
 def element_columns(group: GroupStructure) -> tuple[Column, ...]:
-    """What the table of a group holds per element, in order."""
+    """What the table of a group holds, column by column."""
     return (*(("node", s.place, 0) for s in group.places), *_data_columns(group))
 
 

@@ -193,7 +193,7 @@ def solve_program(sizes: SolveSizes) -> Program:
             "product": SequenceSpec(dispatches=products),
             "cg": SequenceSpec(dispatches=(*products, update)),
             "trial": SequenceSpec(dispatches=tuple(trial), downloads=("record",)),
-            "trial_only": SequenceSpec(dispatches=tuple(trial)),
+            "try": SequenceSpec(dispatches=tuple(trial)),
         },
     )
 

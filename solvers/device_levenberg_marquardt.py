@@ -24,6 +24,19 @@ from autograd_gpu.solvers.levenberg_marquardt import (
 from autograd_gpu.solvers.solution import IterationRecord, KernelSummary, Status
 
 
+def array_layouts(analysis: Analysis) -> list[ArrayLayout]:
+    """Where each parameter array lies, and which of its blocks are frozen."""
+    return [
+        ArrayLayout(
+            base=analysis.base[a.name],
+            blocks=a.blocks,
+            width=a.width,
+            frozen=analysis.columns_of(a)[:, 0] < 0,
+        )
+        for a in analysis.arrays
+    ]
+
+
 class DeviceLevenbergMarquardt:
     """One run of the method with everything but the stopping tests on the device.
 
@@ -41,19 +54,10 @@ class DeviceLevenbergMarquardt:
         start: FloatArray,
         options: LevenbergMarquardtOptions,
     ) -> None:
-        layouts = [
-            ArrayLayout(
-                base=analysis.base[a.name],
-                blocks=a.blocks,
-                width=a.width,
-                frozen=analysis.columns_of(a)[:, 0] < 0,
-            )
-            for a in analysis.arrays
-        ]
         self._analysis = analysis
         self._start = start
         self._options = options
-        self._tables = NodeTables(layouts, analysis.groups, start, options.damping)
+        self._tables = NodeTables(array_layouts(analysis), analysis.groups, start, options.damping)
         self._solve = DeviceSolve(device, self._tables)
         self._history: list[IterationRecord] = []
 

@@ -1,4 +1,4 @@
-"""Kernels of the sparse assembly on the CPU, and their compilation by Numba.
+"""Kernels of the sparse assembly on the CPU, and the compilation of all such kernels by Numba.
 
 They are plain Python functions; `kernel` compiles the ones that are used, once per process, with
 explicit signatures. They release the GIL and take a range, so that a pool of threads can share the
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from autograd_gpu.runtime.iterative_kernels import ITERATIVE_KERNELS
 
 Float = NDArray[np.float64]
 Index = NDArray[np.integer[Any]]
@@ -155,8 +157,28 @@ def _expand_rows(
             out[i - offset, indices[p]] += values[p]
 
 
-# Argument types: n integer, b boolean, I/K index arrays of J and of JᵀJ, F float array, M matrix;
-# "+" marks arrays that the kernel writes. The others are declared read-only, which takes both.
+def _symmetric_pattern(
+    indptr: Index, indices: Index, column_start: Index, rows: Index, positions: Index,
+    full_indptr: Index, full_indices: Index, source: Index,
+) -> None:  # fmt: skip
+    """Join an upper triangle and its transpose to full rows; `source` is the entry to copy."""
+    end = 0
+    for i in range(indptr.size - 1):
+        # The last entry of each column is the diagonal, with which the upper row begins.
+        for t in range(column_start[i], column_start[i + 1] - 1):
+            full_indices[end] = rows[t]
+            source[end] = positions[t]
+            end += 1
+        for p in range(indptr[i], indptr[i + 1]):
+            full_indices[end] = indices[p]
+            source[end] = p
+            end += 1
+        full_indptr[i + 1] = end
+
+
+# Argument types: n integer, f float, b boolean, I/K index arrays of J and of JᵀJ, F float array,
+# M matrix; "+" marks arrays that the kernel writes. The others are declared read-only, which takes
+# both.
 _KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "transpose": (_transpose, "I I I+ I+ I+"),
     "count_upper": (_count_upper, "n n I I I I I+ L+"),
@@ -166,6 +188,8 @@ _KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "product": (_product, "n n I I F F F+"),
     "column_squared_norms": (_column_squared_norms, "n n F I I I F+"),
     "expand_rows": (_expand_rows, "n n n I I F M+"),
+    "symmetric_pattern": (_symmetric_pattern, "I I I I I I+ I+ I+"),
+    **ITERATIVE_KERNELS,
 }
 
 
@@ -185,6 +209,8 @@ def kernel(name: str, index_type: str, gram_index_type: str = "int32") -> Callab
     def argument(code: str) -> Any:
         if code == "n":
             return types.int64
+        if code == "f":
+            return types.float64
         if code == "b":
             return types.boolean
         dimensions = 2 if code[0] == "M" else 1

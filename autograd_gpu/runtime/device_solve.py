@@ -54,6 +54,11 @@ class DeviceSolve:
         self._expected = FIRST_GUESS
         self._seconds_per_iteration = 0.0
 
+    @property
+    def runner(self) -> ProgramRunner:
+        """What executes the program; for measurements of single sequences."""
+        return self._runner
+
     def start(
         self,
         parameters: FloatArray,

@@ -3,7 +3,8 @@
 Every output row (or column) is summed by exactly one thread, in an order that depends on the
 pattern of J alone, so results are the same to the bit whatever the number of threads.
 
-`HostAssembly` runs the kernels of `assembly_kernels` over ranges of rows in a few threads.
+`HostAssembly` runs the kernels of `assembly_kernels` over ranges of rows in a few threads;
+`SymmetricMatrix` does the same for products with a matrix that is given by its upper triangle.
 """
 
 from __future__ import annotations
@@ -58,6 +59,45 @@ def _balanced_ranges(work: IndexArray, parts: int) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
 
 
+class RangePool:
+    """Runs a task over ranges of rows in a few threads, which are started at first use.
+
+    Args:
+        threads: threads to use; all cores that the process may use if None.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = max(1, available_threads() if threads is None else threads)
+        self._pool: ThreadPoolExecutor | None = None
+
+    def ranges(self, work: IndexArray) -> list[tuple[int, int]]:
+        """Ranges of about equal work, one a thread; a single one where threads do not pay.
+
+        Args:
+            work: cumulative multiply-adds, shape (rows + 1,).
+        """
+        parts = self.threads if work[-1] >= _SERIAL_WORK else 1
+        return _balanced_ranges(work, parts)
+
+    def run(self, ranges: list[tuple[int, int]], task: Callable[[int, int, int], None]) -> None:
+        """Call ``task(part, first, last)`` for every range; the last one in this thread."""
+        jobs: list[Future[None]] = []
+        if len(ranges) > 1:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="assembly")
+            jobs = [self._pool.submit(task, k, *bounds) for k, bounds in enumerate(ranges[:-1])]
+        if ranges:
+            task(len(ranges) - 1, *ranges[-1])
+        for job in jobs:
+            job.result()
+
+    def close(self) -> None:
+        """Stop the threads. Further calls start them again."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
 class HostAssembly:
     """A sparsity pattern of J with everything that products over it need, except the values.
 
@@ -87,9 +127,9 @@ class HostAssembly:
         self.indices: IndexArray = np.ascontiguousarray(indices, dtype)
         self.n_rows = indptr.size - 1
         self.n_columns = n_columns
-        self.threads = max(1, available_threads() if threads is None else threads)
+        self._pool = RangePool(threads)
+        self.threads = self._pool.threads
         self._type = np.dtype(dtype).name
-        self._pool: ThreadPoolExecutor | None = None
         self._work: list[FloatArray] = []
         self._block: FloatArray = np.empty((0, n_columns))
 
@@ -109,31 +149,15 @@ class HostAssembly:
     def _gram_ranges(self) -> list[tuple[int, int]]:
         column_start, rows, _ = self._transposed
         work = np.concatenate(([0], np.cumsum(np.diff(self.indptr)[rows], dtype=np.int64)))
-        return self._ranges(work[column_start])
+        return self._pool.ranges(work[column_start])
 
     @functools.cached_property
     def _column_ranges(self) -> list[tuple[int, int]]:
-        return self._ranges(self._transposed[0])
+        return self._pool.ranges(self._transposed[0])
 
     @functools.cached_property
     def _row_ranges(self) -> list[tuple[int, int]]:
-        return self._ranges(self.indptr)
-
-    def _ranges(self, work: IndexArray) -> list[tuple[int, int]]:
-        parts = self.threads if work[-1] >= _SERIAL_WORK else 1
-        return _balanced_ranges(work, parts)
-
-    def _run(self, ranges: list[tuple[int, int]], task: Callable[[int, int, int], None]) -> None:
-        """Call ``task(part, first, last)`` for every range; the last one in this thread."""
-        jobs: list[Future[None]] = []
-        if len(ranges) > 1:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="assembly")
-            jobs = [self._pool.submit(task, k, *bounds) for k, bounds in enumerate(ranges[:-1])]
-        if ranges:
-            task(len(ranges) - 1, *ranges[-1])
-        for job in jobs:
-            job.result()
+        return self._pool.ranges(self.indptr)
 
     def upper_gram_pattern(self) -> tuple[IndexArray, IndexArray]:
         """Pattern of the upper triangle of JᵀJ: row starts and columns, sorted in each row.
@@ -147,7 +171,7 @@ class HostAssembly:
         seen = [np.full(self.n_columns, -1, self.indptr.dtype) for _ in ranges]
         counts = np.zeros(self.n_columns + 1, np.int64)
         count = kernel("count_upper", self._type)
-        self._run(ranges, lambda k, a, b: count(a, b, *pattern, seen[k], counts[1:]))
+        self._pool.run(ranges, lambda k, a, b: count(a, b, *pattern, seen[k], counts[1:]))
 
         starts = np.cumsum(counts)
         dtype = index_dtype(int(starts[-1]))
@@ -156,7 +180,9 @@ class HostAssembly:
         for array in seen:
             array.fill(-1)
         fill = kernel("fill_upper", self._type, np.dtype(dtype).name)
-        self._run(ranges, lambda k, a, b: fill(a, b, *pattern, seen[k], out_indptr, out_indices))
+        self._pool.run(
+            ranges, lambda k, a, b: fill(a, b, *pattern, seen[k], out_indptr, out_indices)
+        )
 
         # Transposing twice sorts the columns of every row in linear time.
         lower_indptr, lower_indices, _ = _transposed_pattern(
@@ -181,7 +207,7 @@ class HostAssembly:
             self._work.append(np.zeros(self.n_columns))
         gram = kernel("upper_gram", self._type, out_indptr.dtype.name)
         fixed = (self.indptr, self.indices, values, *self._transposed, self._rows_are_sorted)
-        self._run(
+        self._pool.run(
             ranges,
             lambda k, a, b: gram(a, b, *fixed, self._work[k], out_indptr, out_indices, out),
         )
@@ -196,7 +222,7 @@ class HostAssembly:
         result = np.empty(self.n_columns) if out is None else out
         run = kernel("transposed_product", self._type)
         fixed = (values, *self._transposed, vector, result)
-        self._run(self._column_ranges, lambda _, a, b: run(a, b, *fixed))
+        self._pool.run(self._column_ranges, lambda _, a, b: run(a, b, *fixed))
         return result
 
     def product(
@@ -208,7 +234,7 @@ class HostAssembly:
         result = np.empty(self.n_rows) if out is None else out
         run = kernel("product", self._type)
         fixed = (self.indptr, self.indices, values, vector, result)
-        self._run(self._row_ranges, lambda _, a, b: run(a, b, *fixed))
+        self._pool.run(self._row_ranges, lambda _, a, b: run(a, b, *fixed))
         return result
 
     def column_squared_norms(self, values: FloatArray, out: FloatArray | None = None) -> FloatArray:
@@ -217,7 +243,7 @@ class HostAssembly:
         result = np.empty(self.n_columns) if out is None else out
         run = kernel("column_squared_norms", self._type)
         fixed = (values, *self._transposed, result)
-        self._run(self._column_ranges, lambda _, a, b: run(a, b, *fixed))
+        self._pool.run(self._column_ranges, lambda _, a, b: run(a, b, *fixed))
         return result
 
     def dense_gram(
@@ -249,9 +275,7 @@ class HostAssembly:
 
     def close(self) -> None:
         """Stop the threads. Further calls start them again."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._pool.close()
 
     @staticmethod
     def _check(array: FloatArray, size: int, what: str) -> None:
@@ -260,6 +284,75 @@ class HostAssembly:
                 f"{what}: got {array.dtype} of shape {array.shape}, expected float64 of shape "
                 f"({size},), one per entry of the pattern given at construction"
             )
+
+
+class SymmetricMatrix:
+    """A symmetric matrix in full CSR, given by its upper triangle; products and their threads.
+
+    The full square takes twice the memory of the triangle, but a product then streams through it
+    and each row is summed by one thread, so no bit depends on their number.
+
+    Args:
+        indptr: row starts of the upper triangle, shape (n + 1,).
+        indices: its columns, sorted in each row, the diagonal first; shape (entries,).
+        threads: threads to use; all cores that the process may use if None.
+
+    Attributes:
+        n: number of rows.
+        indptr, indices: pattern of the full matrix, sorted rows.
+        values: its entries, zero before the first `set`.
+        index_type: "int32" or "int64", of both index arrays.
+        pool: the threads, for others that work on the same rows.
+
+    Raises:
+        ShapeError: the pattern is not of that form.
+    """
+
+    def __init__(self, indptr: IndexArray, indices: IndexArray, threads: int | None = None) -> None:
+        n = indptr.size - 1
+        _check_pattern(indptr, indices, n)
+        starts = indptr[:-1]
+        if n and ((starts >= indices.size).any() or (indices[starts] != np.arange(n)).any()):
+            raise ShapeError(
+                "symmetric matrix: every row of the upper triangle must begin with its diagonal "
+                "entry (store it even where it is zero)"
+            )
+        self.n = n
+        self.upper_entries = indices.size
+        dtype = index_dtype(2 * indices.size + 1)
+        self.index_type = np.dtype(dtype).name
+        upper = (np.ascontiguousarray(indptr, dtype), np.ascontiguousarray(indices, dtype))
+        lower = _transposed_pattern(*upper, n)
+        entries = 2 * indices.size - n
+        self.indptr: IndexArray = np.zeros(n + 1, dtype)
+        self.indices: IndexArray = np.empty(entries, dtype)
+        self._source: IndexArray = np.empty(entries, dtype)
+        kernel("symmetric_pattern", self.index_type)(
+            *upper, *lower, self.indptr, self.indices, self._source
+        )
+        self.values: FloatArray = np.zeros(entries)
+        self.pool = RangePool(threads)
+        self._ranges = self.pool.ranges(self.indptr)
+
+    def set(self, upper: FloatArray) -> None:
+        """Copy the entries of the upper triangle, in the order of its pattern."""
+        if upper.shape != (self.upper_entries,) or upper.dtype != np.float64:
+            raise ShapeError(
+                f"symmetric matrix: got {upper.dtype} values of shape {upper.shape}, expected "
+                f"float64 of shape ({self.upper_entries},), one per entry of the pattern"
+            )
+        np.take(upper, self._source, out=self.values)
+
+    def product(self, vector: FloatArray, out: FloatArray) -> FloatArray:
+        """Matrix times vector, both of shape (n,)."""
+        run = kernel("product", self.index_type)
+        fixed = (self.indptr, self.indices, self.values, vector, out)
+        self.pool.run(self._ranges, lambda _, a, b: run(a, b, *fixed))
+        return out
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self.pool.close()
 
 
 def upper_gram_pattern(

@@ -3,26 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .batch import FloatArray, IndexArray
 
-MORTON_BITS = 10
+HILBERT_BITS = 15
 
 
-def morton_order(points: FloatArray) -> IndexArray:
-    """Order of points, ``(n, 2)`` or ``(n, 3)``, along a Z-shaped space-filling curve."""
+def hilbert_order(points: FloatArray) -> IndexArray:
+    """Order of points, ``(n, 2)`` or ``(n, 3)``, along a Hilbert curve.
+
+    Source: Skilling 2004, "Programming the Hilbert curve", AIP Conf. Proc. 707.
+    """
     low = points.min(axis=0)
     extent = np.maximum(points.max(axis=0) - low, 1e-300)
-    cells = ((points - low) / extent * ((1 << MORTON_BITS) - 1)).astype(np.int64)
+    cells = ((points - low) / extent * ((1 << HILBERT_BITS) - 1)).astype(np.int64)
+    axes = [cells[:, k].copy() for k in range(cells.shape[1])]
+    _to_transposed(axes)
     key = np.zeros(len(points), np.int64)
-    for axis in range(cells.shape[1]):
-        for bit in range(MORTON_BITS):
-            key |= ((cells[:, axis] >> bit) & 1) << (cells.shape[1] * bit + axis)
+    for bit in range(HILBERT_BITS - 1, -1, -1):
+        for axis in axes:
+            key = (key << 1) | ((axis >> bit) & 1)
     return np.argsort(key, kind="stable")
+
+
+def _to_transposed(axes: list[IndexArray]) -> None:
+    """Turn coordinates, in place, into the bits of the Hilbert index, one word per axis."""
+    q = 1 << (HILBERT_BITS - 1)
+    while q > 1:
+        p = q - 1
+        for axis in axes:
+            inverted = (axis & q) != 0
+            # Exchange the low bits with the first axis, or invert the first axis's.
+            t = np.where(inverted, 0, (axes[0] ^ axis) & p)
+            axes[0] ^= np.where(inverted, p, t)
+            axis ^= t if axis is not axes[0] else np.int64(0)
+        q >>= 1
+    for k in range(1, len(axes)):
+        axes[k] ^= axes[k - 1]
+    t = np.zeros_like(axes[0])
+    q = 1 << (HILBERT_BITS - 1)
+    while q > 1:
+        t = np.where((axes[-1] & q) != 0, t ^ (q - 1), t)
+        q >>= 1
+    for axis in axes:
+        axis ^= t
 
 
 def node_order(values: FloatArray, links: Sequence[tuple[IndexArray, IndexArray]]) -> IndexArray:
@@ -34,23 +60,22 @@ def node_order(values: FloatArray, links: Sequence[tuple[IndexArray, IndexArray]
         links: pairs of node arrays that share elements.
 
     Returns:
-        Morton order for positions, reverse Cuthill-McKee over the links otherwise, and the given
+        Hilbert order for positions, reverse Cuthill-McKee over the links otherwise, and the given
         order where there are no links.
     """
-    count, width = len(values), values.shape[1]
+    count, width = values.shape
     if count < 3:
         return np.arange(count)
     if width in (2, 3) and np.ptp(values, axis=0).min() > 0.0:
-        return morton_order(values)
+        return hilbert_order(values)
     if not links:
         return np.arange(count)
     from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import (
-        reverse_cuthill_mckee,  # pyright: ignore[reportUnknownVariableType]
+    from scipy.sparse.csgraph import (  # pyright: ignore[reportUnknownVariableType]
+        reverse_cuthill_mckee,
     )
 
     rows = np.concatenate([a for a, _ in links])
     columns = np.concatenate([b for _, b in links])
-    graph: Any = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
-    order = cast("NDArray[Any]", reverse_cuthill_mckee(graph + graph.T, symmetric_mode=True))
-    return np.asarray(order, np.int64)
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
+    return np.asarray(reverse_cuthill_mckee(graph + graph.T, symmetric_mode=True), np.int64)

@@ -299,7 +299,7 @@ class NodeTables:
         elements: IndexArray | None,
         mirrored: bool = False,
     ) -> NDArray[np.uint32]:
-        """Table of the given columns, component-major; all elements in order by default."""
+        """Table of the given columns, one after the other; all elements in order by default."""
         bound = self._groups[g]
         words: list[NDArray[np.uint32]] = []
         for what, number, component in columns:

@@ -1,0 +1,1 @@
+"""Measurements: Metric records, peers in the same run, hardware named."""

@@ -1,0 +1,153 @@
+"""The program of single products of a problem: Jᵀr, JᵀJ v, diagonal blocks of JᵀJ.
+
+One sequence per product (``PRODUCTS``), under any of the accumulations of ``scatter_kernels``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autograd_gpu.codegen.incidence import PRODUCTS
+from autograd_gpu.codegen.program import (
+    BindingKind,
+    BufferRole,
+    BufferSpec,
+    DispatchSpec,
+    PipelineSpec,
+    Program,
+    SequenceSpec,
+)
+from autograd_gpu.codegen.scatter_kernels import (
+    BLOCK_DIAGONAL,
+    OperatorStructure,
+    operator_kernels,
+    output_name,
+    partial_sums,
+    triangle,
+)
+from autograd_gpu.codegen.solve_kernels import WORKGROUP_SIZE, SolveKernel, linearize_elements
+from autograd_gpu.codegen.solve_layout import STATE_WORDS
+from autograd_gpu.codegen.solve_program import SolveSizes
+
+WORD = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorSizes:
+    """Sizes of one problem's operators, from which every offset follows.
+
+    Attributes:
+        structure: what is generated.
+        solve: sizes of the problem.
+        table_words: words of the tables, those of two-level accumulation included.
+        partial_rows: per reduction, its (workgroup, node) pairs.
+    """
+
+    structure: OperatorStructure
+    solve: SolveSizes
+    table_words: int
+    partial_rows: tuple[int, ...]
+
+    @property
+    def block_bases(self) -> list[int]:
+        """First word of each node set's packed blocks; the last entry is the total."""
+        sets = self.solve.structure.node_sets
+        return _running(
+            [n * triangle(s.width) for n, s in zip(self.solve.nodes, sets, strict=True)]
+        )
+
+    def partial_bases(self, product: str) -> list[int]:
+        """First word of each reduction's partial sums; the last entry is the total."""
+        groups = self.solve.structure.groups
+        reductions = self.structure.reductions
+        return _running(
+            [
+                rows * len(partial_sums(groups[g], product, k))
+                for rows, (g, k) in zip(self.partial_rows, reductions, strict=True)
+            ]
+        )
+
+
+def _running(sizes: list[int]) -> list[int]:
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + size)
+    return starts
+
+
+def _pipeline(kernel: SolveKernel) -> PipelineSpec:
+    kinds: list[BindingKind] = ["uniform"]
+    for buffer in kernel.buffers[1:]:
+        kinds.append("write" if buffer in kernel.writes else "read")
+    return PipelineSpec(
+        name=kernel.name,
+        source=kernel.source,
+        entry_point="main",
+        bindings=tuple(kinds),
+        workgroup_size=kernel.workgroup_size,
+    )
+
+
+def _invocations(sizes: OperatorSizes, product: str) -> list[int]:
+    """Invocations of each of ``operator_kernels``, in their order."""
+    solve, structure = sizes.solve, sizes.structure
+    elements = [math.ceil(n / WORKGROUP_SIZE) * WORKGROUP_SIZE for n in solve.elements]
+    sets = solve.structure.node_sets
+    if structure.accumulation == "gather":
+        return [n * s.team for n, s in zip(solve.nodes, sets, strict=True)]
+    if structure.accumulation == "two-level":
+        return elements + [n * t for n, t in zip(solve.nodes, structure.teams, strict=True)]
+    words = sizes.block_bases[-1] if product == BLOCK_DIAGONAL else solve.components
+    return [words, *elements]
+
+
+def _buffers(sizes: OperatorSizes) -> list[BufferSpec]:
+    solve = sizes.solve
+    words: list[tuple[str, int, BufferRole]] = [
+        ("control", 4 * sizes.structure.control_rows, "uniform"),
+        ("parameters", solve.components, "state"),
+        ("vectors", solve.components, "state"),
+        ("tables", sizes.table_words, "upload"),
+        ("state", STATE_WORDS, "state"),
+        ("jacobian", 4 * solve.jacobian_bases[-1], "state"),
+        ("partials", max(sizes.partial_bases(p)[-1] for p in PRODUCTS), "state"),
+        ("result", solve.components, "download"),
+        ("blocks", sizes.block_bases[-1], "download"),
+    ]
+    return [BufferSpec(name=n, size=WORD * max(1, w), role=role) for n, w, role in words]
+
+
+def operator_program(sizes: OperatorSizes) -> Program:
+    """Buffers, pipelines and a sequence per product that reads its result back."""
+    # Nodes that gather load what a first dispatch stored; elements always recompute.
+    stored = None
+    if sizes.structure.accumulation == "gather":
+        stored = linearize_elements(sizes.structure.solve)
+    pipelines = [] if stored is None else [_pipeline(stored)]
+    sequences: dict[str, SequenceSpec] = {}
+    for product in PRODUCTS:
+        kernels = operator_kernels(sizes.structure, product)
+        dispatches = [
+            DispatchSpec(pipeline=k.name, buffers=k.buffers, invocations=n)
+            for k, n in zip(kernels, _invocations(sizes, product), strict=True)
+        ]
+        if stored is not None:
+            first = DispatchSpec(
+                pipeline=stored.name,
+                buffers=stored.buffers,
+                invocations=sizes.solve.element_starts[-1],
+            )
+            dispatches.insert(0, first)
+        known = {p.name for p in pipelines}
+        pipelines += [_pipeline(k) for k in kernels if k.name not in known]
+        sequences[product] = SequenceSpec(
+            dispatches=tuple(dispatches), downloads=(output_name(product),)
+        )
+    used = {b for s in sequences.values() for d in s.dispatches for b in d.buffers}
+    used |= {"parameters", "vectors"}  # uploaded whatever the Jacobian depends on
+    return Program(
+        buffers=tuple(b for b in _buffers(sizes) if b.name in used),
+        pipelines=tuple(pipelines),
+        sequences=sequences,
+    )
