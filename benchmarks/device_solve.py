@@ -18,9 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import workloads
-
 import autograd_gpu as ag
+import workloads
 from autograd_gpu.codegen.program import BufferSpec
 from autograd_gpu.codegen.solve_program import gradient_program
 from autograd_gpu.runtime.device import Device

@@ -70,9 +70,7 @@ class Recorder:
         self.commit = revision or commit()
         self.metrics: list[Metric] = []
 
-    def add(
-        self, key: str, value: float, unit: str, better: str = "lower", note: str = ""
-    ) -> None:
+    def add(self, key: str, value: float, unit: str, better: str = "lower", note: str = "") -> None:
         """Record a figure."""
         metric = Metric(
             key=key, value=value, unit=unit, better=better, hardware=self.hardware,

@@ -13,11 +13,11 @@ from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding, Session
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.solvers.normal_equations import NormalEquations
-from autograd_gpu.solvers.problem import data_binding, parameter_binding
+from autograd_gpu.solvers.residual_group import ResidualGroup, data_binding, parameter_binding
 from autograd_gpu.solvers.selection import ParameterArray, Selection
 
 if TYPE_CHECKING:
-    from autograd_gpu.solvers.problem import Problem, ResidualGroup
+    from autograd_gpu.solvers.problem import Problem
 
 
 class Analysis:

@@ -57,7 +57,7 @@ def evaluate(
     from scipy.sparse import csr_array
 
     analysis = problem.analysis()
-    choice = choose_backend(backend, precision, device, analysis.row_count)
+    choice = choose_backend(backend, precision, problem.device(device), analysis.row_count)
     session = analysis.session(choice)
     x = current_parameters(problem)
     residuals, values = session.residual_jacobian(x)

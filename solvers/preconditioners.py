@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from autograd_gpu.errors import MissingDependencyError
 from autograd_gpu.runtime.assembly_kernels import kernel
-from autograd_gpu.runtime.host_assembly import SymmetricMatrix
+from autograd_gpu.runtime.host_assembly import SymmetricMatrix, unsigned
 from autograd_gpu.solvers.sparse_cholesky import fastest_sparse_cholesky
 
 FloatArray = NDArray[np.float64]
@@ -187,7 +187,7 @@ class Preconditioner(Protocol):
 
 
 class BlockJacobi:
-    """The diagonal blocks of A, each as LDLᵀ with pivots that are kept off zero."""
+    """The inverses of A's diagonal blocks, by LDLᵀ with pivots that are kept off zero."""
 
     name = "block-Jacobi"
 
@@ -203,13 +203,14 @@ class BlockJacobi:
         inside = np.flatnonzero(block_of[rows] == block_of[matrix.indices])
         rows, columns = rows[inside], matrix.indices[inside]
         own = block_of[rows]
-        positions = np.full(squares[-1], -1, dtype)
+        positions = np.full(squares[-1], matrix.indices.size, dtype)
         positions[squares[own] + local[rows] * widths[own] + local[columns]] = inside
-        self._starts: IndexArray = blocks.starts.astype(dtype)
-        self._unknowns: IndexArray = blocks.unknowns.astype(dtype)
-        self._offsets: IndexArray = squares[:-1].astype(dtype)
-        self._positions: IndexArray = positions
-        self._factors: FloatArray = np.empty(squares[-1])
+        self._starts = unsigned(blocks.starts.astype(dtype))
+        self._unknowns = unsigned(blocks.unknowns.astype(dtype))
+        self._offsets = unsigned(squares[:-1].astype(dtype))
+        self._positions = unsigned(positions)
+        self._inverses: FloatArray = np.empty(squares[-1])
+        self._widest = int(widths.max())
         self._pool = matrix.pool
         self._ranges = self._pool.ranges(squares)
         self._type = matrix.index_type
@@ -217,24 +218,26 @@ class BlockJacobi:
         self.apply_cost = int(squares[-1])
 
     def factorize(self, matrix: SymmetricMatrix) -> bool:
-        """Factorise every block; always possible."""
-        run = kernel("factorize_blocks", self._type)
-        fixed = (
-            self._starts, self._offsets, self._positions, _PIVOT_FLOOR, matrix.values,
-            self._factors,
-        )  # fmt: skip
-        self._pool.run(self._ranges, lambda _, a, b: run(a, b, *fixed))
+        """Invert every block; always possible."""
+        run = kernel("invert_blocks", self._type)
+        fixed = (self._starts, self._offsets, self._positions, _PIVOT_FLOOR, matrix.values)
+
+        def invert(_: int, first: int, last: int) -> None:
+            work = np.empty((2 * self._widest + 1) * self._widest)
+            run(first, last, *fixed, work, self._inverses)
+
+        self._pool.run(self._ranges, invert)
         return True
 
     def apply(self, r: FloatArray, z: FloatArray) -> None:
-        """Solve with every block."""
+        """Multiply with every inverse."""
         run = kernel("apply_blocks", self._type)
-        fixed = (self._starts, self._unknowns, self._offsets, self._factors, r, z)
+        fixed = (self._starts, self._unknowns, self._offsets, self._inverses, r, z)
         self._pool.run(self._ranges, lambda _, a, b: run(a, b, *fixed))
 
     def close(self) -> None:
-        """Free the factors."""
-        self._factors = np.zeros(0)
+        """Free the inverses."""
+        self._inverses = np.zeros(0)
 
 
 class CoarseCorrection:
@@ -275,20 +278,21 @@ class CoarseCorrection:
         sizes = aggregates(*_block_graph(matrix, block_of, blocks.blocks), self._size)
         # An aggregate of one block is what block-Jacobi solves exactly.
         counts = np.bincount(sizes)
-        number = np.where(counts > 1, np.cumsum(counts > 1) - 1, -1)
-        aggregate_of = number[sizes[block_of]]
         self._count = int((counts > 1).sum())
-        members = np.argsort(aggregate_of, kind="stable")
-        members = members[np.searchsorted(aggregate_of[members], 0) :]
+        number = np.where(counts > 1, np.cumsum(counts > 1) - 1, self._count)
+        aggregate_of = number[sizes[block_of]]
+        members = np.argsort(aggregate_of, kind="stable")[: int((aggregate_of < self._count).sum())]
         ends = np.searchsorted(aggregate_of[members], np.arange(self._count + 1))
-        self._starts: IndexArray = ends.astype(dtype)
-        self._members: IndexArray = members.astype(dtype)
+        self._starts = unsigned(ends.astype(dtype))
+        self._members = unsigned(members.astype(dtype))
         self._aggregate_of: IndexArray = aggregate_of.astype(dtype)
-        self._basis: FloatArray = np.ascontiguousarray(blocks.modes)
-        self._ranges = self._pool.ranges(self._starts * self._basis.shape[1])
+        self._basis: FloatArray = np.array(blocks.modes, order="C")
+        self._ranges = self._pool.ranges(ends * self._basis.shape[1])
         run = kernel("orthonormalize", self._type)
         fixed = (self._starts, self._members, _DEPENDENT, self._basis)
         self._pool.run(self._ranges, lambda _, a, b: run(a, b, *fixed))
+        self._modes: FloatArray = np.ascontiguousarray(self._basis[members].T)
+        self._work: FloatArray = np.empty(len(members))
         kept = np.zeros((self._count, self._basis.shape[1]), np.bool_)
         np.logical_or.at(kept, aggregate_of[members], self._basis[members] != 0.0)
         self._kept = kept
@@ -300,12 +304,13 @@ class CoarseCorrection:
         modes, count = self._basis.shape[1], self._count
         rows = np.repeat(self._aggregate_of, np.diff(matrix.indptr)).astype(np.int64)
         columns = self._aggregate_of[matrix.indices]
-        pairs = np.unique((rows * count + columns)[(rows >= 0) & (columns >= rows)])
+        pairs = np.unique((rows * count + columns)[(rows <= columns) & (columns < count)])
         rows, columns = np.divmod(pairs, count)
         dtype = matrix.indptr.dtype
-        self._coarse_indptr: IndexArray = np.searchsorted(rows, np.arange(count + 1)).astype(dtype)
-        self._coarse_indices: IndexArray = columns.astype(dtype)
-        self._most = int(np.diff(self._coarse_indptr).max())
+        starts = np.searchsorted(rows, np.arange(count + 1))
+        self._coarse_indptr = unsigned(starts.astype(dtype))
+        self._coarse_indices = unsigned(columns.astype(dtype))
+        self._most = int(np.diff(starts).max())
         self._squares: FloatArray = np.empty(len(pairs) * modes * modes)
 
         number = np.where(self._kept, np.cumsum(self._kept).reshape(self._kept.shape) - 1, -1)
@@ -334,8 +339,9 @@ class CoarseCorrection:
         self._smoother.factorize(matrix)
         run = kernel("coarse_blocks", self._type)
         fixed = (
-            self._starts, self._members, self._aggregate_of, matrix.indptr, matrix.indices,
-            matrix.values, self._basis, self._coarse_indptr, self._coarse_indices,
+            self._starts, self._members, unsigned(self._aggregate_of), unsigned(matrix.indptr),
+            unsigned(matrix.indices), matrix.values, self._basis, self._coarse_indptr,
+            self._coarse_indices,
         )  # fmt: skip
 
         def assemble(_: int, first: int, last: int) -> None:
@@ -350,11 +356,11 @@ class CoarseCorrection:
         """Solve with the blocks and in the coarse space, and add."""
         self._smoother.apply(r, z)
         coarse = np.empty((self._count, self._basis.shape[1]))
-        space = (self._starts, self._members, self._basis)
+        space = (self._starts, self._members, self._modes)
         restrict, prolong = kernel("restrict", self._type), kernel("prolong", self._type)
-        self._pool.run(self._ranges, lambda _, a, b: restrict(a, b, *space, r, coarse))
+        self._pool.run(self._ranges, lambda _, a, b: restrict(a, b, *space, r, self._work, coarse))
         coarse[self._kept] = self._solver.solve(coarse[self._kept])
-        self._pool.run(self._ranges, lambda _, a, b: prolong(a, b, *space, coarse, z))
+        self._pool.run(self._ranges, lambda _, a, b: prolong(a, b, *space, coarse, self._work, z))
 
     def close(self) -> None:
         """Free the factors."""
@@ -379,22 +385,16 @@ def aggregates(indptr: IndexArray, indices: IndexArray, size: int) -> IndexArray
     """Cut a graph into connected aggregates of about `size` vertices; the same in every run.
 
     Args:
-        indptr, indices: symmetric pattern in CSR, int32; loops do not matter.
+        indptr: row starts of a symmetric pattern in CSR, int32.
+        indices: its columns, int32; loops do not matter.
         size: vertices per aggregate.
 
     Returns:
         aggregate of each vertex, numbered from 0.
     """
-    sparse: Any = importlib.import_module("scipy.sparse")
-    graph_order: Any = importlib.import_module("scipy.sparse.csgraph").reverse_cuthill_mckee
     n = len(indptr) - 1
-    graph = sparse.csr_matrix((np.ones(len(indices), np.int8), indices, indptr), shape=(n, n))
-    # In this order each next seed lies at the edge of what is covered already.
-    order = np.ascontiguousarray(graph_order(graph, symmetric_mode=True), np.int32)
     aggregate_of = np.full(n, -1, np.int32)
-    kernel("aggregate", "int32")(
-        indptr, indices, order, size, aggregate_of, np.empty(max(size, 1), np.int32)
-    )
+    kernel("aggregate", "int32")(indptr, indices, size, aggregate_of, np.empty(size, np.int32))
     return aggregate_of
 
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from autograd_gpu.codegen.kernel import Slot, Topology, data_slot, parameter_slot, topology_of
+from autograd_gpu.codegen.kernel import topology_of
 from autograd_gpu.errors import InputError, ShapeError, TraceError
-from autograd_gpu.ir import Argument, Builder, Graph
+from autograd_gpu.ir import Argument
 from autograd_gpu.ragged import Ragged
-from autograd_gpu.runtime.batch import DataBinding, FloatArray, IndexArray, ParameterBinding
-from autograd_gpu.scalar import Scalar
+from autograd_gpu.runtime.batch import FloatArray, IndexArray
+from autograd_gpu.solvers.residual_group import (
+    DataRows,
+    GroupArgument,
+    ResidualGroup,
+    batch_length,
+    element_shape,
+    slot_of,
+    weighted,
+)
 from autograd_gpu.solvers.selection import (
     ParameterArray,
     Selection,
@@ -24,49 +32,13 @@ from autograd_gpu.solvers.selection import (
     finite_array,
     index_array,
 )
-from autograd_gpu.trace import argument_names, function_name, trace_shapes, traced_argument
-from autograd_gpu.vector import Matrix, Vector, vector
+from autograd_gpu.trace import argument_names, function_name, trace_shapes
 
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
     from autograd_gpu.solvers.analysis import Analysis
     from autograd_gpu.solvers.evaluation import Evaluation
     from autograd_gpu.solvers.gradient_check import GradientCheck
-
-
-@dataclass(frozen=True, slots=True)
-class DataRows:
-    """Numbers of one argument: ``(count, *shape)``, or ``(1, *shape)`` if shared."""
-
-    values: FloatArray
-    shared: bool
-
-
-GroupArgument = Selection | DataRows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResidualGroup:
-    """Residuals of one function over a batch.
-
-    Attributes:
-        name: for reports and messages.
-        graph: the traced function, weight included.
-        topology: its canonical form.
-        arguments: what each argument of ``graph`` gathers.
-        count: number of elements.
-    """
-
-    name: str
-    graph: Graph
-    topology: Topology
-    arguments: tuple[GroupArgument, ...]
-    count: int
-
-    @property
-    def residual_size(self) -> int:
-        """Residuals per element."""
-        return len(self.graph.outputs)
 
 
 @dataclass(slots=True)
@@ -89,6 +61,7 @@ class Problem:
         self._values: dict[str, _Values] = {}
         self._groups: dict[str, ResidualGroup] = {}
         self._analysis: Analysis | None = None
+        self._devices: dict[str, Device] = {}
 
     # -- description ---------------------------------------------------------------------------
 
@@ -175,7 +148,7 @@ class Problem:
             self._argument(value, f"{what}, argument {names[k]!r}")
             for k, value in enumerate(arguments)
         ]
-        lengths = [(names[k], _length(g)) for k, g in enumerate(gathered)]
+        lengths = [(names[k], batch_length(g)) for k, g in enumerate(gathered)]
         count = common_length(lengths, what)
         if not any(isinstance(g, Selection) for g in gathered):
             raise InputError(
@@ -184,7 +157,7 @@ class Problem:
             )
         if count == 0:
             raise InputError(f"{what}: the batch is empty; leave the group out")
-        described = [Argument(n, _shape(g)) for n, g in zip(names, gathered, strict=True)]
+        described = [Argument(n, element_shape(g)) for n, g in zip(names, gathered, strict=True)]
         try:
             graph = trace_shapes(fn, described, title)
         except (ShapeError, TraceError) as error:
@@ -194,9 +167,9 @@ class Problem:
                 message if repr(title) in message else f"{what}, at {message}"
             ) from error
         if weight is not None:
-            graph, rows = _weighted(graph, weight, count, what)
+            graph, rows = weighted(graph, weight, count, what)
             gathered.append(rows)
-        slots = [_slot(g) for g in gathered]
+        slots = [slot_of(g) for g in gathered]
         self._groups[title] = ResidualGroup(
             name=title,
             graph=graph,
@@ -304,49 +277,17 @@ class Problem:
                     f"{self._values[name].array.shape}; for another size, make another Problem"
                 )
             fresh[name] = values
-        groups = {g: self._with_data(g, new) for g, new in (data or {}).items()}
+        groups: dict[str, ResidualGroup] = {}
+        for name, new in (data or {}).items():
+            if name not in self._groups:
+                known = ", ".join(map(repr, self._groups))
+                raise InputError(f"update: no residuals {name!r}; the problem has {known}")
+            groups[name] = self._groups[name].with_data(new)
         for name, values in fresh.items():
             self._values[name].array = values
         if groups:
             self._groups.update(groups)
             self._forget()
-
-    def _with_data(
-        self, group_name: str, new: Mapping[str, ArrayLike] | ArrayLike
-    ) -> ResidualGroup:
-        group = self._groups.get(group_name)
-        if group is None:
-            known = ", ".join(map(repr, self._groups))
-            raise InputError(f"update: no residuals {group_name!r}; the problem has {known}")
-        named = {
-            argument.name: k
-            for k, argument in enumerate(group.graph.arguments)
-            if isinstance(group.arguments[k], DataRows)
-        }
-        if not isinstance(new, Mapping):
-            if len(named) != 1:
-                raise InputError(
-                    f"update, residuals {group_name!r}: has data arguments {sorted(named)}; pass "
-                    "{argument: array}"
-                )
-            new = {next(iter(named)): new}
-        arguments = list(group.arguments)
-        for name, array in new.items():
-            what = f"update, residuals {group_name!r}, argument {name!r}"
-            if name not in named:
-                raise InputError(f"{what}: no such data argument; expected one of {sorted(named)}")
-            old = arguments[named[name]]
-            assert isinstance(old, DataRows)
-            values = finite_array(array, what)
-            values = values[None] if old.shared else values
-            if values.shape != old.values.shape:
-                expected = old.values.shape[1:] if old.shared else old.values.shape
-                raise ShapeError(
-                    f"{what}: got shape {values.shape[1:] if old.shared else values.shape}, "
-                    f"expected {expected}; for another size, make another Problem"
-                )
-            arguments[named[name]] = DataRows(values, old.shared)
-        return replace(group, arguments=tuple(arguments))
 
     # -- what others read ----------------------------------------------------------------------
 
@@ -374,6 +315,16 @@ class Problem:
         """Jacobian column of each number of ``array``: ``(blocks, width)``, -1 where frozen."""
         self._own(array)
         return self.analysis().columns_of(array)
+
+    def device(self, wanted: Device | str | None) -> Device | None:
+        """A device for part of an adapter's name; opened once per problem and name."""
+        from autograd_gpu.runtime.device import Device
+
+        if not isinstance(wanted, str):
+            return wanted
+        if wanted not in self._devices:
+            self._devices[wanted] = Device(wanted)
+        return self._devices[wanted]
 
     def analysis(self) -> Analysis:
         """Structure of the problem as it stands; made once, until the problem changes."""
@@ -454,64 +405,3 @@ def _check_signature(fn: Callable[..., Any], count: int, what: str) -> None:
         raise InputError(
             f"{what}: got {count} arguments for {function_name(fn)}{signature}: {error}"
         ) from error
-
-
-def _length(argument: GroupArgument) -> int | None:
-    if isinstance(argument, Selection):
-        return argument.count
-    return None if argument.shared else len(argument.values)
-
-
-def _shape(argument: GroupArgument) -> tuple[int, ...]:
-    return argument.array.shape if isinstance(argument, Selection) else argument.values.shape[1:]
-
-
-def _slot(argument: GroupArgument) -> Slot:
-    make = parameter_slot if isinstance(argument, Selection) else data_slot
-    return make(_shape(argument))
-
-
-def _weighted(graph: Graph, weight: ArrayLike, count: int, what: str) -> tuple[Graph, DataRows]:
-    """The graph with its residual multiplied by an extra argument, and that argument's rows."""
-    m = len(graph.outputs)
-    if isinstance(weight, Shared):
-        weight = weight.values
-    values = finite_array(weight, f"{what}, weight")
-    if values.shape in ((), (m, m)) and values.shape != (count,):
-        rows = DataRows(values[None], True)
-    elif values.shape in ((count,), (count, m, m)):
-        rows = DataRows(values, False)
-    else:
-        raise ShapeError(
-            f"{what}, weight: got shape {values.shape}, expected a number, ({count},), "
-            f"({m}, {m}) or ({count}, {m}, {m})"
-        )
-    shape = rows.values.shape[1:]
-    builder = Builder()
-    ids = builder.absorb(graph.nodes)
-    residual = vector([Scalar(builder, ids[o]) for o in graph.outputs])
-    factor = traced_argument(builder, len(graph.arguments), shape)
-    product = factor @ residual if isinstance(factor, Matrix) else residual * factor
-    assert isinstance(product, Vector)
-    # A residual function may have an argument of that name itself, and `update` goes by names.
-    taken = {a.name for a in graph.arguments}
-    name = next(n for n in ("weight", "weight_of_residual") if n not in taken)
-    arguments = (*graph.arguments, Argument(name, shape))
-    outputs = [item.node for item in product.items]
-    return Graph.build(builder, outputs, arguments, graph.output_shape, graph.name), rows
-
-
-def parameter_binding(selection: Selection, base: int) -> ParameterBinding:
-    """How a backend gathers a selection of the array that starts at ``base``."""
-    return ParameterBinding(
-        base=base,
-        blocks=selection.array.blocks,
-        offset=selection.offset,
-        stride=selection.stride,
-        indices=selection.indices,
-    )
-
-
-def data_binding(rows: DataRows) -> DataBinding:
-    """How a backend reads rows of data."""
-    return DataBinding(values=rows.values.reshape(len(rows.values), -1), shared=rows.shared)

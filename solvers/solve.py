@@ -89,7 +89,7 @@ def solve(
         )
     began = time.perf_counter()
     analysis = problem.analysis()
-    choice = choose_backend(backend, precision, device, analysis.row_count)
+    choice = choose_backend(backend, precision, problem.device(device), analysis.row_count)
     why = _on_device(choice, linear_solver, analysis)
     with _observer(analysis, chosen, callback, progress) as observer:
         if why is not None and choice.device is not None:

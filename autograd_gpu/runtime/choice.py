@@ -43,14 +43,14 @@ class BackendChoice:
 
 
 def choose_backend(
-    backend: str, precision: str, device: Device | str | None, residuals: int
+    backend: str, precision: str, device: Device | None, residuals: int
 ) -> BackendChoice:
     """Resolve what the user asked for.
 
     Args:
         backend: ``auto``, a backend, or an alias.
         precision: ``auto`` or a precision.
-        device: device, or part of an adapter's name, for ``wgsl``.
+        device: for ``wgsl``; None for the default one.
         residuals: number of residuals of the problem.
 
     Raises:
@@ -77,8 +77,8 @@ def choose_backend(
         return _wgsl(precision, device, reason)
     if device is not None:
         raise InputError(
-            f"device={device!r} was given, but backend={backend!r} runs on the CPU; leave device "
-            "out, or use backend='wgsl'"
+            f"a device was given ({device!r}), but backend={backend!r} runs on the CPU; leave "
+            "device out, or use backend='wgsl'"
         )
     if precision in WGSL_PRECISIONS:
         raise InputError(
@@ -88,7 +88,7 @@ def choose_backend(
     return BackendChoice(backend=wanted, precision=resolved, reason=reason)
 
 
-def _auto(precision: str, device: Device | str | None, residuals: int) -> tuple[str, str]:
+def _auto(precision: str, device: Device | None, residuals: int) -> tuple[str, str]:
     if device is not None:
         return "wgsl", "a device was given"
     if precision in WGSL_PRECISIONS:
@@ -119,18 +119,15 @@ def _hardware_adapter() -> str | None:
         return None
 
 
-def _wgsl(precision: str, device: Device | str | None, reason: str) -> BackendChoice:
-    from .device import Device, default_device
+def _wgsl(precision: str, device: Device | None, reason: str) -> BackendChoice:
+    from .device import default_device
 
     if precision not in ("auto", "float32"):
         raise NotImplementedError(
             f"precision={precision!r} on backend 'wgsl': float64 arithmetic in WGSL; use "
             "precision='float32', or backend='numba' for float64"
         )
-    if device is None:
-        opened = default_device()
-    else:
-        opened = Device(device) if isinstance(device, str) else device
+    opened = device or default_device()
     if opened.adapter.is_software:
         reason += f"; {opened.adapter.name} is a software adapter, slower than backend='numba'"
     if precision == "auto":

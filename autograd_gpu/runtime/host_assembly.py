@@ -44,6 +44,11 @@ def index_dtype(largest: int) -> type[np.int32] | type[np.int64]:
     return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
 
 
+def unsigned(indices: IndexArray) -> IndexArray:
+    """The same memory read as unsigned: without tests for negative indices, loops run faster."""
+    return indices.view(f"u{indices.dtype.name}")
+
+
 def _balanced_ranges(work: IndexArray, parts: int) -> list[tuple[int, int]]:
     """Cut 0 … len(work) - 1 into at most `parts` ranges of about equal work.
 
@@ -301,7 +306,7 @@ class SymmetricMatrix:
         n: number of rows.
         indptr, indices: pattern of the full matrix, sorted rows.
         values: its entries, zero before the first `set`.
-        index_type: "int32" or "int64", of both index arrays.
+        index_type: "uint32" or "uint64", for kernels over `unsigned` index arrays.
         pool: the threads, for others that work on the same rows.
 
     Raises:
@@ -320,14 +325,14 @@ class SymmetricMatrix:
         self.n = n
         self.upper_entries = indices.size
         dtype = index_dtype(2 * indices.size + 1)
-        self.index_type = np.dtype(dtype).name
+        self.index_type = f"u{np.dtype(dtype).name}"
         upper = (np.ascontiguousarray(indptr, dtype), np.ascontiguousarray(indices, dtype))
         lower = _transposed_pattern(*upper, n)
         entries = 2 * indices.size - n
         self.indptr: IndexArray = np.zeros(n + 1, dtype)
         self.indices: IndexArray = np.empty(entries, dtype)
         self._source: IndexArray = np.empty(entries, dtype)
-        kernel("symmetric_pattern", self.index_type)(
+        kernel("symmetric_pattern", np.dtype(dtype).name)(
             *upper, *lower, self.indptr, self.indices, self._source
         )
         self.values: FloatArray = np.zeros(entries)
@@ -346,7 +351,7 @@ class SymmetricMatrix:
     def product(self, vector: FloatArray, out: FloatArray) -> FloatArray:
         """Matrix times vector, both of shape (n,)."""
         run = kernel("product", self.index_type)
-        fixed = (self.indptr, self.indices, self.values, vector, out)
+        fixed = (unsigned(self.indptr), unsigned(self.indices), self.values, vector, out)
         self.pool.run(self._ranges, lambda _, a, b: run(a, b, *fixed))
         return out
 

@@ -1,6 +1,8 @@
 """Kernels of conjugate gradients and their preconditioners on the CPU; `kernel` compiles them.
 
 Like those of `assembly_kernels`: a range of owned rows, blocks or aggregates each, trusted indices.
+They are meant for unsigned indices: without tests for negative ones they run twice as fast. So what
+is absent has a number past the end.
 """
 
 from __future__ import annotations
@@ -47,69 +49,69 @@ def _turn(first: int, last: int, factor: float, z: Float, direction: Float) -> N
         direction[i] = z[i] + factor * direction[i]
 
 
-def _factorize_blocks(
+def _invert_blocks(
     first: int, last: int, starts: Index, offsets: Index, positions: Index, floor: float,
-    values: Float, factors: Float,
+    values: Float, work: Float, inverses: Float,
 ) -> None:  # fmt: skip
-    """LDLᵀ of diagonal blocks; no pivot falls below `floor` times its diagonal entry.
+    """Inverses of diagonal blocks by LDLᵀ; no pivot falls below `floor` times its diagonal entry.
 
-    Block b is `factors[offsets[b]:]`, width², row-major: L below the diagonal, 1/D on it.
+    Block b is `inverses[offsets[b]:]`, width², row-major. `work` holds two squares and a row.
     """
     for b in range(first, last):
         width = starts[b + 1] - starts[b]
         base = offsets[b]
-        for k in range(base, base + width * width):
-            factors[k] = values[positions[k]] if positions[k] >= 0 else 0.0
+        # L below the diagonal of `lower`, rows of L⁻¹ in `inverse`, D⁻¹ after them.
+        lower, inverse = work[: width * width], work[width * width : 2 * width * width]
+        reciprocal = work[2 * width * width : 2 * width * width + width]
         for k in range(width):
-            row = base + k * width
-            diagonal = factors[row + k]
-            pivot = diagonal
-            for m in range(k):
-                pivot -= factors[row + m] * factors[row + m] / factors[base + m * width + m]
-            if not pivot > floor * diagonal:
-                pivot = floor * diagonal
-            inverse = 1.0 / pivot if pivot > 0.0 else 1.0
-            for i in range(k + 1, width):
-                entry = factors[base + i * width + k]
-                for m in range(k):
-                    entry -= (
-                        factors[base + i * width + m]
-                        * factors[row + m]
-                        / factors[base + m * width + m]
-                    )
-                factors[base + i * width + k] = entry * inverse
-            factors[row + k] = inverse
+            diagonal = values[positions[base + k * width + k]]
+            for i in range(k + 1):
+                position = positions[base + k * width + i]
+                entry = values[position] if position < values.size else 0.0
+                for m in range(i):
+                    entry -= lower[k * width + m] * lower[i * width + m] / reciprocal[m]
+                lower[k * width + i] = entry * reciprocal[i] if i < k else entry
+            pivot = max(lower[k * width + k], floor * diagonal)
+            reciprocal[k] = 1.0 / pivot if pivot > 0.0 else 1.0
+            for i in range(k + 1):
+                entry = 1.0 if i == k else 0.0
+                for m in range(i, k):
+                    entry -= lower[k * width + m] * inverse[m * width + i]
+                inverse[k * width + i] = entry
+        for i in range(width):
+            for k in range(i + 1):
+                entry = 0.0
+                for m in range(i, width):
+                    entry += inverse[m * width + i] * inverse[m * width + k] * reciprocal[m]
+                inverses[base + i * width + k] = entry
+                inverses[base + k * width + i] = entry
 
 
 def _apply_blocks(
-    first: int, last: int, starts: Index, unknowns: Index, offsets: Index, factors: Float,
+    first: int, last: int, starts: Index, unknowns: Index, offsets: Index, inverses: Float,
     r: Float, z: Float,
 ) -> None:  # fmt: skip
-    """Solve with blocks first … last - 1 of `factorize_blocks`."""
+    """Multiply with blocks first … last - 1 of `invert_blocks`."""
     for b in range(first, last):
-        start, width, base = starts[b], starts[b + 1] - starts[b], offsets[b]
-        for i in range(width):
-            entry = r[unknowns[start + i]]
-            for m in range(i):
-                entry -= factors[base + i * width + m] * z[unknowns[start + m]]
-            z[unknowns[start + i]] = entry
-        for i in range(width - 1, -1, -1):
-            entry = z[unknowns[start + i]] * factors[base + i * width + i]
-            for m in range(i + 1, width):
-                entry -= factors[base + m * width + i] * z[unknowns[start + m]]
-            z[unknowns[start + i]] = entry
+        own = unknowns[starts[b] : starts[b + 1]]
+        square = inverses[offsets[b] : offsets[b] + own.size * own.size]
+        for i in range(own.size):
+            entry = 0.0
+            for m in range(own.size):
+                entry += square[i * own.size + m] * r[own[m]]
+            z[own[i]] = entry
 
 
 def _aggregate(
-    indptr: Index, indices: Index, order: Index, size: int, aggregate_of: Index, queue: Index
+    indptr: Index, indices: Index, size: int, aggregate_of: Index, queue: Index
 ) -> None:  # fmt: skip
     """Cut a graph into connected aggregates of about `size` vertices, each grown breadth first.
 
-    They begin at the vertices in the given order. One that stays below a quarter of the size joins
-    a neighbour. `aggregate_of` is -1 on entry; `queue` holds `size` vertices.
+    Each begins at the first vertex that is left. One that stays below a quarter of the size joins a
+    neighbour. `aggregate_of` is -1 on entry; `queue` holds `size` vertices.
     """
     count = 0
-    for seed in order:
+    for seed in range(aggregate_of.size):
         if aggregate_of[seed] >= 0:
             continue
         aggregate_of[seed] = count
@@ -178,7 +180,7 @@ def _coarse_blocks(
             work[:neighbours] = 0.0
             for p in range(indptr[i], indptr[i + 1]):
                 j = indices[p]
-                if aggregate_of[j] >= a:
+                if a <= aggregate_of[j] < place.size:
                     q = place[aggregate_of[j]]
                     for m in range(modes):
                         work[q, m] += values[p] * basis[j, m]
@@ -190,24 +192,39 @@ def _coarse_blocks(
 
 
 def _restrict(
-    first: int, last: int, starts: Index, members: Index, basis: Float, r: Float, out: Float
-) -> None:
-    """Project r on the modes of aggregates first … last - 1: basisᵀ·r."""
+    first: int, last: int, starts: Index, members: Index, modes: Float, r: Float, work: Float,
+    out: Float,
+) -> None:  # fmt: skip
+    """Project r on the modes of aggregates first … last - 1; `modes` has a row for each mode."""
     for a in range(first, last):
-        out[a, :] = 0.0
-        for t in range(starts[a], starts[a + 1]):
-            for m in range(basis.shape[1]):
-                out[a, m] += basis[members[t], m] * r[members[t]]
+        own, gathered = members[starts[a] : starts[a + 1]], work[starts[a] : starts[a + 1]]
+        for t in range(own.size):
+            gathered[t] = r[own[t]]
+        for m in range(modes.shape[0]):
+            mode = modes[m, starts[a] : starts[a + 1]]
+            even, odd = 0.0, 0.0
+            for t in range(own.size // 2):
+                even += mode[2 * t] * gathered[2 * t]
+                odd += mode[2 * t + 1] * gathered[2 * t + 1]
+            if own.size % 2 == 1:
+                even += mode[-1] * gathered[-1]
+            out[a, m] = even + odd
 
 
 def _prolong(
-    first: int, last: int, starts: Index, members: Index, basis: Float, coarse: Float, z: Float
-) -> None:
-    """Add basis·coarse to z at the unknowns of aggregates first … last - 1."""
+    first: int, last: int, starts: Index, members: Index, modes: Float, coarse: Float, work: Float,
+    z: Float,
+) -> None:  # fmt: skip
+    """Add the combination `coarse` of modes to z, in aggregates first … last - 1."""
     for a in range(first, last):
-        for t in range(starts[a], starts[a + 1]):
-            for m in range(basis.shape[1]):
-                z[members[t]] += basis[members[t], m] * coarse[a, m]
+        own, total = members[starts[a] : starts[a + 1]], work[starts[a] : starts[a + 1]]
+        total[:] = 0.0
+        for m in range(modes.shape[0]):
+            mode = modes[m, starts[a] : starts[a + 1]]
+            for t in range(own.size):
+                total[t] += coarse[a, m] * mode[t]
+        for t in range(own.size):
+            z[own[t]] += total[t]
 
 
 # Argument types as in `assembly_kernels`.
@@ -215,11 +232,11 @@ ITERATIVE_KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "dot": (_dot, "n n F F F+"),
     "step": (_step, "n n f F F F+ F+"),
     "turn": (_turn, "n n f F F+"),
-    "factorize_blocks": (_factorize_blocks, "n n I I I f F F+"),
+    "invert_blocks": (_invert_blocks, "n n I I I f F F+ F+"),
     "apply_blocks": (_apply_blocks, "n n I I I F F F+"),
-    "aggregate": (_aggregate, "I I I n I+ I+"),
+    "aggregate": (_aggregate, "I I n I+ I+"),
     "orthonormalize": (_orthonormalize, "n n I I f M+"),
     "coarse_blocks": (_coarse_blocks, "n n I I I I I F M I I I+ M+ F+"),
-    "restrict": (_restrict, "n n I I M F M+"),
-    "prolong": (_prolong, "n n I I M M F+"),
+    "restrict": (_restrict, "n n I I M F F+ M+"),
+    "prolong": (_prolong, "n n I I M M F+ F+"),
 }

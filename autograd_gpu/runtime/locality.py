@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,19 +65,19 @@ def node_order(values: FloatArray, links: Sequence[tuple[IndexArray, IndexArray]
         Hilbert order for positions, reverse Cuthill-McKee over the links otherwise, and the given
         order where there are no links.
     """
-    count, width = values.shape
+    count, width = len(values), int(values.shape[1])
     if count < 3:
-        return np.arange(count)
+        return np.arange(count, dtype=np.int64)
     if width in (2, 3) and np.ptp(values, axis=0).min() > 0.0:
         return hilbert_order(values)
     if not links:
-        return np.arange(count)
+        return np.arange(count, dtype=np.int64)
     from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import (  # pyright: ignore[reportUnknownVariableType]
-        reverse_cuthill_mckee,
-    )
 
+    # SciPy's graph routines carry no types.
+    csgraph: Any = importlib.import_module("scipy.sparse.csgraph")
     rows = np.concatenate([a for a, _ in links])
     columns = np.concatenate([b for _, b in links])
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
-    return np.asarray(reverse_cuthill_mckee(graph + graph.T, symmetric_mode=True), np.int64)
+    graph: Any = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
+    order = csgraph.reverse_cuthill_mckee(graph + graph.T, symmetric_mode=True)
+    return np.asarray(order, np.int64)

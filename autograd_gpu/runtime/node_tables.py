@@ -244,10 +244,15 @@ class NodeTables:
     def _incidences(self, g: int, slot: NodeSlot, mirrored: bool) -> _Incidences:
         """Incidences of a place; with ``mirrored``, element e seen from place 1 is count + e."""
         nodes = self._nodes[g][slot.place]
-        if mirrored:
-            nodes = np.concatenate([nodes, self._nodes[g][1]])
         count = len(self._new[slot.node_set])
-        order = np.argsort(nodes, kind="stable")
+        if mirrored:
+            other = self._nodes[g][1]
+            # Neighbours in order too: the k-th ones of adjacent threads are then near each other
+            # (70.8 to 67.4 µs on the gradient of 7.86 M springs, NVIDIA H200).
+            order = np.lexsort([np.concatenate([other, nodes]), np.concatenate([nodes, other])])
+            nodes = np.concatenate([nodes, other])
+        else:
+            order = np.argsort(nodes, kind="stable")
         starts = np.searchsorted(nodes[order], np.arange(count + 1))
         direct = bool(np.array_equal(order, np.arange(len(order))))
         unit = len(nodes) == count and bool((np.diff(starts) == 1).all())

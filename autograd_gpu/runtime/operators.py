@@ -24,11 +24,12 @@ from .wgsl_backend import to_float32
 GATHER_UP_TO = TEAMS[-2][0]
 """Mean incidences per node up to which ``auto`` gathers on a GPU.
 
-Above it a team is already a whole workgroup that walks its list in several rounds, and nodes with
-lists that long are few (one shared block: one workgroup), so most of a GPU would wait. Two levels
-spread the same elements over all of it, and compute J once per element. A software device is busy
-with any grid: on llvmpipe (2 cores, 262 144 elements) gather took 1.6 ms with one shared block of
-5 numbers and 9 ms with 1024 of them, two levels 8.5 and 16 ms; so ``auto`` always gathers there.
+Above it a team is already the largest there is and walks its list in several rounds, and nodes
+with lists that long are few (one shared block: one team), so most of a GPU would wait. Two levels
+spread the same elements over all of it, and compute J once per element. The number is reasoned, not
+measured on a GPU. A software device is busy with any grid: on llvmpipe (2 cores, 262 144 elements)
+gather took 1.6 ms with one shared block of 5 numbers and 9 ms with 1024 of them, two levels 8.5 and
+16 ms; so ``auto`` always gathers there.
 """
 
 NATIVE_ATOMICS = "shader-float32-atomic"

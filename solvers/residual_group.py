@@ -1,0 +1,153 @@
+"""One batch of residuals: the traced function and what its arguments gather."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from numpy.typing import ArrayLike
+
+from autograd_gpu.codegen.kernel import Slot, Topology, data_slot, parameter_slot
+from autograd_gpu.errors import InputError, ShapeError
+from autograd_gpu.ir import Argument, Builder, Graph
+from autograd_gpu.runtime.batch import DataBinding, FloatArray, ParameterBinding
+from autograd_gpu.scalar import Scalar
+from autograd_gpu.solvers.selection import Selection, Shared, finite_array
+from autograd_gpu.trace import traced_argument
+from autograd_gpu.vector import Matrix, Vector, vector
+
+
+@dataclass(frozen=True, slots=True)
+class DataRows:
+    """Numbers of one argument: ``(count, *shape)``, or ``(1, *shape)`` if shared."""
+
+    values: FloatArray
+    shared: bool
+
+
+GroupArgument = Selection | DataRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualGroup:
+    """Residuals of one function over a batch.
+
+    Attributes:
+        name: for reports and messages.
+        graph: the traced function, weight included.
+        topology: its canonical form.
+        arguments: what each argument of ``graph`` gathers.
+        count: number of elements.
+    """
+
+    name: str
+    graph: Graph
+    topology: Topology
+    arguments: tuple[GroupArgument, ...]
+    count: int
+
+    @property
+    def residual_size(self) -> int:
+        """Residuals per element."""
+        return len(self.graph.outputs)
+
+    def with_data(self, new: Mapping[str, ArrayLike] | ArrayLike) -> ResidualGroup:
+        """The group with other numbers in its data arguments; see ``Problem.update``.
+
+        Raises:
+            InputError: no such data argument, or NaN or infinity.
+            ShapeError: another shape than before.
+        """
+        named = {
+            argument.name: k
+            for k, argument in enumerate(self.graph.arguments)
+            if isinstance(self.arguments[k], DataRows)
+        }
+        if not isinstance(new, Mapping):
+            if len(named) != 1:
+                raise InputError(
+                    f"update, residuals {self.name!r}: has data arguments {sorted(named)}; pass "
+                    "{argument: array}"
+                )
+            new = {next(iter(named)): new}
+        arguments = list(self.arguments)
+        for name, array in new.items():
+            what = f"update, residuals {self.name!r}, argument {name!r}"
+            if name not in named:
+                raise InputError(f"{what}: no such data argument; expected one of {sorted(named)}")
+            old = arguments[named[name]]
+            assert isinstance(old, DataRows)
+            values = finite_array(array, what)
+            values = values[None] if old.shared else values
+            if values.shape != old.values.shape:
+                first = 1 if old.shared else 0
+                raise ShapeError(
+                    f"{what}: got shape {values.shape[first:]}, expected "
+                    f"{old.values.shape[first:]}; for another size, make another Problem"
+                )
+            arguments[named[name]] = DataRows(values, old.shared)
+        return replace(self, arguments=tuple(arguments))
+
+
+def batch_length(argument: GroupArgument) -> int | None:
+    """Number of elements that an argument has rows for; None if all elements share it."""
+    if isinstance(argument, Selection):
+        return argument.count
+    return None if argument.shared else len(argument.values)
+
+
+def element_shape(argument: GroupArgument) -> tuple[int, ...]:
+    """What the residual function sees of an argument."""
+    return argument.array.shape if isinstance(argument, Selection) else argument.values.shape[1:]
+
+
+def slot_of(argument: GroupArgument) -> Slot:
+    """How a kernel gathers an argument."""
+    make = parameter_slot if isinstance(argument, Selection) else data_slot
+    return make(element_shape(argument))
+
+
+def weighted(graph: Graph, weight: ArrayLike, count: int, what: str) -> tuple[Graph, DataRows]:
+    """The graph with its residual multiplied by an extra argument, and that argument's rows."""
+    m = len(graph.outputs)
+    if isinstance(weight, Shared):
+        weight = weight.values
+    values = finite_array(weight, f"{what}, weight")
+    if values.shape in ((), (m, m)) and values.shape != (count,):
+        rows = DataRows(values[None], True)
+    elif values.shape in ((count,), (count, m, m)):
+        rows = DataRows(values, False)
+    else:
+        raise ShapeError(
+            f"{what}, weight: got shape {values.shape}, expected a number, ({count},), "
+            f"({m}, {m}) or ({count}, {m}, {m})"
+        )
+    shape = rows.values.shape[1:]
+    builder = Builder()
+    ids = builder.absorb(graph.nodes)
+    residual = vector([Scalar(builder, ids[o]) for o in graph.outputs])
+    factor = traced_argument(builder, len(graph.arguments), shape)
+    product = factor @ residual if isinstance(factor, Matrix) else residual * factor
+    assert isinstance(product, Vector)
+    # A residual function may have an argument of that name itself, and `update` goes by names.
+    taken = {a.name for a in graph.arguments}
+    name = next(n for n in ("weight", "weight_of_residual") if n not in taken)
+    arguments = (*graph.arguments, Argument(name, shape))
+    outputs = [item.node for item in product.items]
+    return Graph.build(builder, outputs, arguments, graph.output_shape, graph.name), rows
+
+
+def parameter_binding(selection: Selection, base: int) -> ParameterBinding:
+    """How a backend gathers a selection of the array that starts at ``base``."""
+    return ParameterBinding(
+        base=base,
+        blocks=selection.array.blocks,
+        offset=selection.offset,
+        stride=selection.stride,
+        indices=selection.indices,
+    )
+
+
+def data_binding(rows: DataRows) -> DataBinding:
+    """How a backend reads rows of data."""
+    return DataBinding(values=rows.values.reshape(len(rows.values), -1), shared=rows.shared)
