@@ -24,7 +24,7 @@ help:
 	@echo "make test-long   run the tests with the heavy property tests"
 	@echo "make check       ruff, formatting, pyright"
 	@echo "make format      rewrite the code as ruff wants it"
-	@echo "make bench       run the benchmarks"
+	@echo "make bench       measure kernels and solves on the best adapter (benchmarks/)"
 	@echo "make clean       remove .venv and everything generated"
 
 demo: $(VENV)/.stamp-demos $(VENV)/.stamp-fast adapter
@@ -47,7 +47,7 @@ format: $(VENV)/.stamp-dev
 	@$(BIN)/ruff format .
 
 bench: $(VENV)/.stamp-demos $(VENV)/.stamp-fast adapter
-	@$(BIN)/python -m autograd_gpu bench $(ARGS)
+	@$(BIN)/python -m benchmarks.device_solve $(ARGS)
 
 adapter:
 	@.ci/ensure_adapter.sh

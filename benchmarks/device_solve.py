@@ -36,16 +36,18 @@ BYTES_PER_SECOND = 4.29e12
 
 
 def springs(level: int) -> tuple[ag.Problem, tuple[np.ndarray, ...]]:
-    """Edge springs of a noisy icosphere at 0.9 of their rest length, and nothing else."""
+    """Edge springs of an icosphere at 0.9 of its edge lengths, and a noisy point to evaluate at.
+
+    The order of the nodes is made from the problem's own positions, once, as in any solve.
+    """
     vertices, faces = workloads.icosphere(level)
     i, j = workloads.edges_of(faces).T
     rest = 0.9 * np.linalg.norm(vertices[i] - vertices[j], axis=1)
     noise = np.random.default_rng(0).standard_normal(vertices.shape)
-    start = vertices + 0.3 * rest.mean() * noise
     problem = ag.Problem()
-    x = problem.parameters("x", start)
+    x = problem.parameters("x", vertices)
     problem.add_residuals(ag.meshes.energies.spring, x[i], x[j], rest, name="springs")
-    return problem, (start, i, j, rest)
+    return problem, (vertices + 0.3 * rest.mean() * noise, i, j, rest)
 
 
 def gradient(record: Recorder, device: Device, level: int) -> None:
@@ -61,7 +63,7 @@ def gradient(record: Recorder, device: Device, level: int) -> None:
     with ProgramRunner(device, program) as runner:
         runner.upload("control", tables.control)
         runner.upload("tables", tables.tables)
-        packed = tables.pack(x)
+        packed = tables.pack(arrays[0].ravel())
         runner.upload("parameters", np.concatenate([packed, packed]))
         ours = tables.unpack(runner.run("gradient", np.float32)["result"]).reshape(-1, 3)
 

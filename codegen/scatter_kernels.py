@@ -35,10 +35,10 @@ from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
 from autograd_gpu.codegen.solve_kernels import (
     WORKGROUP_SIZE,
+    Body,
+    Loader,
     SolveKernel,
-    _Body,  # pyright: ignore[reportPrivateUsage]
-    _incidence_body,  # pyright: ignore[reportPrivateUsage]
-    _Loader,  # pyright: ignore[reportPrivateUsage]
+    incidence_body,
 )
 from autograd_gpu.codegen.solve_layout import control_rows, element_columns, group_row, set_row
 from autograd_gpu.errors import DeviceLimitError
@@ -146,7 +146,7 @@ def _render(
     )
 
 
-def _inputs(bodies: Sequence[_Body]) -> dict[str, tuple[str, bool]]:
+def _inputs(bodies: Sequence[Body]) -> dict[str, tuple[str, bool]]:
     """The buffers that bodies read."""
     lines = [line for body in bodies for line in (*body.loads, *body.statements)]
     lines += [text for body in bodies for _, text in body.outputs]
@@ -190,7 +190,7 @@ def gather_nodes(structure: OperatorStructure, product: str, node_set: int) -> S
     solve = structure.solve
     nodes = solve.node_sets[node_set]
     bodies = [
-        _incidence_body(
+        incidence_body(
             solve, node_set, k, _INCIDENCE[product](solve.groups[kind.group], kind.place)
         )
         for k, kind in enumerate(solve.kinds[node_set])
@@ -218,10 +218,10 @@ def gather_nodes(structure: OperatorStructure, product: str, node_set: int) -> S
 # -- elements ----------------------------------------------------------------------------------
 
 
-def _element_body(structure: SolveStructure, g: int, contribution: ElementContribution) -> _Body:
+def _element_body(structure: SolveStructure, g: int, contribution: ElementContribution) -> Body:
     """Loads and statements of one element of group ``g``; outputs are numbered."""
     group = structure.groups[g]
-    loader = _Loader(structure, group, element_columns(group), "e")
+    loader = Loader(structure, group, element_columns(group), "e")
     columns = column_offsets(group)
     slots = len(group.kernel.slots)
 
@@ -237,7 +237,7 @@ def _element_body(structure: SolveStructure, g: int, contribution: ElementContri
     printed = print_statements(contribution.graph, WGSL_FLOAT32, leaf)
     for place, _ in contribution.targets:
         loader.node(place)
-    return _Body(
+    return Body(
         row=group_row(structure, g),
         unit=False,
         loads=tuple(loader.lines),

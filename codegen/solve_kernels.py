@@ -76,7 +76,7 @@ class SolveKernel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Body:
+class Body:
     """Loads and statements of one element or incidence, and what each output is added to."""
 
     row: int
@@ -86,7 +86,7 @@ class _Body:
     outputs: tuple[tuple[int, str], ...]
 
 
-class _Loader:
+class Loader:
     """Collects the loads that a graph's leaves need, each once, in order of first use."""
 
     def __init__(
@@ -195,19 +195,19 @@ def _kernel(
     )
 
 
-def _incidence_body(
+def incidence_body(
     structure: SolveStructure,
     node_set: int,
     kind_position: int,
     contribution: Contribution,
-) -> _Body:
+) -> Body:
     """What one incidence of a kind adds to its node's sums."""
     kind = structure.kinds[node_set][kind_position]
     group = structure.groups[kind.group]
-    loader = _Loader(structure, group, kind_columns(group, kind), "k")
+    loader = Loader(structure, group, kind_columns(group, kind), "k")
     leaf = _incidence_leaf(structure, kind, group, loader)
     printed = print_statements(contribution.graph, WGSL_FLOAT32, leaf)
-    return _Body(
+    return Body(
         row=kind_row(structure, node_set, kind_position),
         unit=kind.unit,
         loads=tuple(loader.lines),
@@ -217,7 +217,7 @@ def _incidence_body(
 
 
 def _incidence_leaf(
-    structure: SolveStructure, kind: Kind, group: GroupStructure, loader: _Loader
+    structure: SolveStructure, kind: Kind, group: GroupStructure, loader: Loader
 ) -> Callable[[int, int], str]:
     slots = group.kernel.slots
     columns = column_offsets(group)
@@ -250,7 +250,7 @@ def _incidence_leaf(
 
 
 def _node_context(
-    structure: SolveStructure, node_set: int, bodies: list[_Body], name: str
+    structure: SolveStructure, node_set: int, bodies: list[Body], name: str
 ) -> dict[str, Any]:
     nodes = structure.node_sets[node_set]
     return {
@@ -263,7 +263,7 @@ def _node_context(
     }
 
 
-def _needs(bodies: list[_Body], word: str) -> bool:
+def _needs(bodies: list[Body], word: str) -> bool:
     return any(word in line for body in bodies for line in (*body.loads, *body.statements)) or any(
         word in text for body in bodies for _, text in body.outputs
     )
@@ -272,7 +272,7 @@ def _needs(bodies: list[_Body], word: str) -> bool:
 def cg_product(structure: SolveStructure, node_set: int) -> SolveKernel:
     """Product w = (JᵀJ + λD) u over one node set, with the partial sums of r·u and w·u."""
     bodies = [
-        _incidence_body(
+        incidence_body(
             structure, node_set, k, product_contribution(structure.groups[kind.group], kind.place)
         )
         for k, kind in enumerate(structure.kinds[node_set])
@@ -293,7 +293,7 @@ def linearize_nodes(structure: SolveStructure, node_set: int) -> SolveKernel:
     """Gradient, damped diagonal block and its factor over one node set; CG is set to its start."""
     width = structure.node_sets[node_set].width
     bodies = [
-        _incidence_body(
+        incidence_body(
             structure,
             node_set,
             k,
@@ -358,10 +358,10 @@ def cg_update(structure: SolveStructure) -> SolveKernel:
     return _kernel("cg_update", "solve/cg_update", buffers, context)
 
 
-def _element_body(structure: SolveStructure, g: int, graph: Graph) -> _Body:
+def _element_body(structure: SolveStructure, g: int, graph: Graph) -> Body:
     """What one element computes from the parameters of half ``half``."""
     group = structure.groups[g]
-    loader = _Loader(structure, group, element_columns(group), "e")
+    loader = Loader(structure, group, element_columns(group), "e")
 
     def leaf(slot: int, k: int) -> str:
         node = group.slots[slot]
@@ -370,7 +370,7 @@ def _element_body(structure: SolveStructure, g: int, graph: Graph) -> _Body:
         return loader.component("x", "parameters[half", node.place, node.offset + k)
 
     printed = print_statements(graph, WGSL_FLOAT32, leaf)
-    return _Body(
+    return Body(
         row=group_row(structure, g),
         unit=False,
         loads=tuple(loader.lines),
@@ -432,7 +432,7 @@ def decide(structure: SolveStructure) -> SolveKernel:
 def gather_gradient(structure: SolveStructure, node_set: int) -> SolveKernel:
     """Jᵀr over one node set, by gathering; recomputes everything, stores the result only."""
     bodies = [
-        _incidence_body(
+        incidence_body(
             structure, node_set, k, gradient_contribution(structure.groups[kind.group], kind.place)
         )
         for k, kind in enumerate(structure.kinds[node_set])

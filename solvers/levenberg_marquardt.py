@@ -3,7 +3,9 @@
 Source: Madsen, Nielsen, Tingleff 2004, "Methods for non-linear least squares problems", §3.2
 (damping update by gain ratio); termination as in Ceres Solver. The actual reduction is summed in
 difference form, ½Σ(r_old - r_new)(r_old + r_new), which keeps its digits where the difference of
-two costs has lost them.
+two costs has lost them. The reduction that the model predicts, -gᵀδ - ½δᵀJᵀJδ, is
+½(ρᵀδ - gᵀδ + λδᵀDδ) with the residual ρ = -g - (JᵀJ + λD)δ of the linear solve: so it holds for
+steps of conjugate gradients too, and ρ = 0 for a direct solver.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ import numpy as np
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray, Session
 from autograd_gpu.solvers.analysis import Analysis
+from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
 from autograd_gpu.solvers.linear_solvers import LinearSolver
+from autograd_gpu.solvers.preconditioners import block_structure
 from autograd_gpu.solvers.solution import IterationRecord, Status
 
 LARGEST_DAMPING = 1e32
@@ -184,7 +188,7 @@ class LevenbergMarquardt:
         if self._analysis.column_count == 0:
             self._record(0, math.nan, 0.0, 0, True)
             return self._outcome(Status.CONVERGED_GRADIENT, "every parameter is frozen")
-        self._linear_solver.analyze(self._normal.indptr, self._normal.indices, self._normal.n)
+        self._prepare_linear_solver()
         self._watch.lap("symbolic")
         record = self._record(0, math.nan, 0.0, 0, True)
         if observer(record, self._x):
@@ -203,6 +207,33 @@ class LevenbergMarquardt:
         return self._outcome(
             Status.MAX_ITERATIONS, f"{self._options.max_iterations} iterations are done"
         )
+
+    def _prepare_linear_solver(self) -> None:
+        solver = self._linear_solver
+        if isinstance(solver, ConjugateGradients):
+            solver.tolerance = self._options.linear_tolerance
+            solver.max_iterations = self._options.max_linear_iterations
+            analysis = self._analysis
+            bases = [analysis.base[a.name] for a in analysis.arrays]
+            solver.describe_unknowns(
+                block_structure(
+                    [analysis.columns_of(a) for a in analysis.arrays],
+                    [
+                        self._x[base : base + a.blocks * a.width].reshape(a.blocks, a.width)
+                        for base, a in zip(bases, analysis.arrays, strict=True)
+                    ],
+                )
+            )
+        solver.analyze(self._normal.indptr, self._normal.indices, self._normal.n)
+
+    def _linear_step(self) -> tuple[FloatArray, FloatArray | float]:
+        """The step, and what it leaves of the linear system's residual."""
+        solver = self._linear_solver
+        step = solver.solve(-self._normal.gradient)
+        if isinstance(solver, ConjugateGradients):
+            self._linear_iterations = solver.iterations
+            return step, solver.residual
+        return step, 0.0
 
     # Overflow and NaN are looked for below, and named: NumPy's warnings would say less.
     @np.errstate(all="ignore")
@@ -235,15 +266,15 @@ class LevenbergMarquardt:
     def _step(self, iteration: int) -> tuple[Status, str] | None:
         """Try one step; a status if the iteration ends."""
         scale = self._damping * DAMPING_FORMS[self._options.damping](self._normal.diagonal)
+        self._linear_iterations = 1
         factorized = self._linear_solver.factorize(self._normal.damped(scale))
         self._watch.lap("factorize")
         if not factorized:
             return self._rejected(iteration, math.nan, 0.0, math.inf)
-        gradient = self._normal.gradient
-        step = self._linear_solver.solve(-gradient)
+        step, left = self._linear_step()
         self._watch.lap("solve")
         norm = float(np.linalg.norm(step))
-        predicted = 0.5 * float(step @ (scale * step - gradient))
+        predicted = 0.5 * float(step @ (scale * step - self._normal.gradient + left))
         if not (math.isfinite(norm) and predicted > 0.0):
             return self._rejected(iteration, math.nan, norm, math.inf)
         trial = self._x.copy()
@@ -285,9 +316,9 @@ class LevenbergMarquardt:
         if problem is not None:
             # The cost fell but the Jacobian there is unusable: the point is not a state.
             self._x, self._residuals, self._cost, self._gradient_norm = before
-            self._record(iteration, gain, norm, 1, False)
+            self._record(iteration, gain, norm, self._linear_iterations, False)
             return Status.FAILED_NUMERICAL, f"after a step of length {norm:.3g}, {problem}"
-        self._record(iteration, gain, norm, 1, True)
+        self._record(iteration, gain, norm, self._linear_iterations, True)
         self._damping *= max(1.0 / 3.0, 1.0 - (2.0 * min(gain, 1e3) - 1.0) ** 3)
         self._damping = max(self._damping, 1e-32)
         self._growth = 2.0
@@ -308,7 +339,7 @@ class LevenbergMarquardt:
         predicted: float,
         reason: str = "check the gradients with problem.check_gradients()",
     ) -> tuple[Status, str] | None:
-        self._record(iteration, gain, norm, 1, False)
+        self._record(iteration, gain, norm, self._linear_iterations, False)
         self._damping *= self._growth
         self._growth *= 2.0
         if predicted <= self._options.function_tolerance * self._cost:

@@ -1,4 +1,4 @@
-"""Direct solvers of the damped normal equations, and the choice among them."""
+"""Solvers of the damped normal equations, and the choice among them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd_gpu.errors import InputError
+from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
 from autograd_gpu.solvers.direct_solver import DirectSolver
 from autograd_gpu.solvers.sparse_cholesky import (
     CholmodCholesky,
@@ -97,7 +98,7 @@ def check_linear_solver(requested: str) -> None:
     if requested in ("dense-qr", "schur"):
         raise NotImplementedError(
             f"linear_solver={requested!r} is not available on the host yet; "
-            "use 'auto', 'sparse-cholesky' or 'dense-cholesky'"
+            "use 'auto', 'sparse-cholesky', 'dense-cholesky' or 'pcg'"
         )
 
 
@@ -120,6 +121,8 @@ def choose_linear_solver(requested: str, n: int, nnz: int) -> tuple[LinearSolver
     fill = nnz / (0.5 * n * (n + 1)) if n else 1.0
     if requested == "dense-cholesky":
         return DenseCholesky(), "Dense Cholesky (LAPACK), as requested."
+    if requested == "pcg":
+        return ConjugateGradients(), "Conjugate gradients, as requested."
     if requested == "auto":
         if n <= _DENSE_UNKNOWNS:
             return DenseCholesky(), f"Dense Cholesky (LAPACK): only {n} unknowns."

@@ -448,7 +448,7 @@ class SmoothedAggregation:
                 hierarchy = self._pyamg.smoothed_aggregation_solver(
                     # The default weighting starts its power iteration from random numbers.
                     ordered, B=self._modes, symmetry="symmetric", max_coarse=300,
-                    smooth=("jacobi", {"omega": 1.0, "weighting": "local"}),
+                    smooth=("jacobi", {"omega": 4.0 / 3.0, "weighting": "local"}),
                 )  # fmt: skip
             except (ValueError, np.linalg.LinAlgError):
                 return False
