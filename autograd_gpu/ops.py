@@ -224,7 +224,7 @@ _ARITHMETIC = (
             lambda m, a, b, y: m.where(m.le(a, b), 0.0, 1.0),
         ),
         singular=(Singular(at=(1.0, 1.0), value=1.0, partials=(1.0, 0.0), note="tie"),),
-        wgsl="min({0}, {1})", numba="min({0}, {1})", jax="jnp.minimum({0}, {1})",
+        wgsl="ag_min({0}, {1})", numba="np.minimum({0}, {1})", jax="jnp.minimum({0}, {1})",
     ),
     _row(
         "maximum", "Larger of a and b; a tie belongs to the first operand.",
@@ -234,7 +234,7 @@ _ARITHMETIC = (
             lambda m, a, b, y: m.where(m.ge(a, b), 0.0, 1.0),
         ),
         singular=(Singular(at=(1.0, 1.0), value=1.0, partials=(1.0, 0.0), note="tie"),),
-        wgsl="max({0}, {1})", numba="max({0}, {1})", jax="jnp.maximum({0}, {1})",
+        wgsl="ag_max({0}, {1})", numba="np.maximum({0}, {1})", jax="jnp.maximum({0}, {1})",
     ),
     _row(
         "floor", "Largest integer not above x.", numpy=np.floor, partials=(_zero,),

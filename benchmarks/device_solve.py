@@ -146,7 +146,7 @@ def main() -> None:
         solve(record, device, f"W2_s{level}", workloads.deformation_problem(level), 20)
     solve(record, device, "W4_s5", workloads.bending_problem(5), 10)
     solve(record, device, "W3", workloads.bundle_problem(), 10)
-    default = RESULTS / f"device_solve_{device.adapter.name.replace(' ', '_')}.json"
+    default = RESULTS / f"{device.adapter.name.replace(' ', '_')}_device_solve.json"
     record.write(chosen.out or default)
 
 

@@ -22,9 +22,9 @@ import numpy as np
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray, Session
 from autograd_gpu.solvers.analysis import Analysis
+from autograd_gpu.solvers.block_structure import block_structure
 from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
 from autograd_gpu.solvers.linear_solvers import LinearSolver
-from autograd_gpu.solvers.preconditioners import block_structure
 from autograd_gpu.solvers.solution import IterationRecord, Status
 
 LARGEST_DAMPING = 1e32
@@ -213,18 +213,17 @@ class LevenbergMarquardt:
         if isinstance(solver, ConjugateGradients):
             solver.tolerance = self._options.linear_tolerance
             solver.max_iterations = self._options.max_linear_iterations
-            analysis = self._analysis
-            bases = [analysis.base[a.name] for a in analysis.arrays]
-            solver.describe_unknowns(
-                block_structure(
-                    [analysis.columns_of(a) for a in analysis.arrays],
-                    [
-                        self._x[base : base + a.blocks * a.width].reshape(a.blocks, a.width)
-                        for base, a in zip(bases, analysis.arrays, strict=True)
-                    ],
-                )
-            )
+            columns = [self._analysis.columns_of(a) for a in self._analysis.arrays]
+            solver.describe_unknowns(block_structure(columns, self._parameters_by_array))
         solver.analyze(self._normal.indptr, self._normal.indices, self._normal.n)
+
+    def _parameters_by_array(self) -> list[FloatArray]:
+        """The state, (blocks, width) for each array."""
+        return [
+            self._x[base : base + a.blocks * a.width].reshape(a.blocks, a.width)
+            for a in self._analysis.arrays
+            for base in (self._analysis.base[a.name],)
+        ]
 
     def _linear_step(self) -> tuple[FloatArray, FloatArray | float]:
         """The step, and what it leaves of the linear system's residual."""

@@ -299,3 +299,24 @@ def test_statuses_on_the_device(device: Device) -> None:
     assert run().status is ag.Status.STOPPED_BY_CALLBACK
     assert run(gradient_tolerance=1e3).status is ag.Status.CONVERGED_GRADIENT
     assert run(parameter_tolerance=1e3).status is ag.Status.CONVERGED_PARAMETER
+
+
+@pytest.mark.parametrize(
+    ("residual", "start"),
+    [
+        (lambda x: ag.exp(x) - 20.0, 0.0),  # the first step overshoots by far
+        (lambda x: ag.exp(x) - 1.0, -6.0),
+        (ag.log, 5.0),  # the first step lands where the residual is NaN
+    ],
+    ids=["overshoot", "flat", "nan"],
+)
+def test_the_start_cost_does_not_hang_on_the_first_step(
+    device: Device, residual: Callable[..., object], start: float
+) -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", [start])
+    problem.add_residuals(residual, x, name="r")
+    solution = ag.solve(problem, backend="wgsl", device=device, linear_solver="pcg")
+    assert solution.initial_cost == pytest.approx(problem.evaluate(backend="numpy").cost, rel=1e-5)
+    assert solution.status.converged
+    assert solution.cost < 1e-9

@@ -36,7 +36,7 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
     "solvers": (
         {"language", "codegen", "runtime", "solvers"},
         {"numpy"},
-        {"scipy", "pypardiso", "sksparse", "rich"},
+        {"scipy", "pypardiso", "sksparse", "pyamg", "rich"},
     ),
     "interop": (
         {"language", "codegen", "runtime", "interop"},

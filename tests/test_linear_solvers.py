@@ -233,6 +233,6 @@ def test_unknown_and_missing_solvers():
     with pytest.raises(InputError) as caught:
         choose_linear_solver("cholesky", 5, 15)
     assert all(name in str(caught.value) for name in LINEAR_SOLVERS)
-    for name in ("dense-qr", "pcg", "schur"):
+    for name in ("dense-qr", "schur"):
         with pytest.raises(NotImplementedError, match=name):
             choose_linear_solver(name, 5, 15)

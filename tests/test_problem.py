@@ -561,3 +561,21 @@ def test_a_problem_describes_itself() -> None:
     assert repr(x) == "<parameters 'x': 5 blocks of shape (3,)>"
     assert repr(x[2]) == "<one block of parameters 'x'>"
     assert repr(x[1:]) == "<4 blocks of parameters 'x'>"
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba", *wgsl_adapters()])
+def test_minimum_and_maximum_do_not_hide_nan(backend: str) -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", [-1.0])
+    for name, fn in {
+        "first": lambda v: ag.maximum(ag.log(v), 0.0),
+        "second": lambda v: ag.minimum(3.0, ag.log(v)),
+        "relu": lambda v: ag.relu(ag.log(v)),
+        "clip": lambda v: ag.clip(ag.log(v), -1.0, 1.0),
+    }.items():
+        problem.add_residuals(fn, x, name=name)
+    wgsl = backend not in ("numpy", "numba")
+    found = problem.evaluate(
+        backend="wgsl" if wgsl else backend, device=backend if wgsl else None
+    ).residuals
+    assert np.isnan(found).all()

@@ -112,6 +112,10 @@ class Session(Protocol):
         """Device or processor, for reports."""
         ...
 
+    def prepare(self) -> None:
+        """Compile what a solve needs, if that is not done yet."""
+        ...
+
     def residuals(self, parameters: FloatArray) -> FloatArray:
         """All residuals."""
         ...
@@ -166,6 +170,9 @@ class HostArrays:
 
 class SessionContext:
     """``with`` for sessions."""
+
+    def prepare(self) -> None:
+        """Compile what a solve needs; nothing by default."""
 
     def close(self) -> None:
         """Free what the session owns; nothing by default."""

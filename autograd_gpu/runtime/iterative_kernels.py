@@ -137,11 +137,12 @@ def _aggregate(
 
 
 def _orthonormalize(
-    first: int, last: int, starts: Index, members: Index, tolerance: float, basis: Float
-) -> None:
+    first: int, last: int, starts: Index, members: Index, tolerance: float, basis: Float,
+    missing: Float,
+) -> None:  # fmt: skip
     """Gram-Schmidt, twice, of the columns of `basis` within each aggregate.
 
-    A column that depends on earlier ones becomes zero.
+    A column that depends on earlier ones becomes zero, and 1 in `missing`.
     """
     for a in range(first, last):
         for k in range(basis.shape[1]):
@@ -158,7 +159,9 @@ def _orthonormalize(
             after = 0.0
             for t in range(starts[a], starts[a + 1]):
                 after += basis[members[t], k] ** 2
-            scale = 1.0 / np.sqrt(after) if after > tolerance * tolerance * before else 0.0
+            kept = after > tolerance * tolerance * before
+            missing[a, k] = 0.0 if kept else 1.0
+            scale = 1.0 / np.sqrt(after) if kept else 0.0
             for t in range(starts[a], starts[a + 1]):
                 basis[members[t], k] *= scale
 
@@ -235,7 +238,7 @@ ITERATIVE_KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "invert_blocks": (_invert_blocks, "n n I I I f F F+ F+"),
     "apply_blocks": (_apply_blocks, "n n I I I F F F+"),
     "aggregate": (_aggregate, "I I n I+ I+"),
-    "orthonormalize": (_orthonormalize, "n n I I f M+"),
+    "orthonormalize": (_orthonormalize, "n n I I f M+ M+"),
     "coarse_blocks": (_coarse_blocks, "n n I I I I I F M I I I+ M+ F+"),
     "restrict": (_restrict, "n n I I M F F+ M+"),
     "prolong": (_prolong, "n n I I M M F+ F+"),

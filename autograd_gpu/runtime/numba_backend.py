@@ -138,6 +138,12 @@ class NumbaSession(SessionContext):
         self._sources[source.kernel.key] = source
         return compile_source(source)
 
+    def prepare(self) -> None:
+        """Compile what a solve needs, so that compiling is not booked as evaluating."""
+        for group in self._groups:
+            for product in (Product.RESIDUAL, Product.RESIDUAL_JACOBIAN):
+                self._kernel(group, product)
+
     def _run(self, product: Product, parameters: FloatArray) -> None:
         x = np.ascontiguousarray(parameters, self._real)
         tasks: list[Callable[[], None]] = []

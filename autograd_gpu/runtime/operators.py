@@ -150,6 +150,11 @@ class Operators:
 
     # -- products ------------------------------------------------------------------------------
 
+    @property
+    def runner(self) -> ProgramRunner:
+        """What executes the program; for measurements of single products."""
+        return self._runner
+
     def gradient(self, parameters: FloatArray) -> FloatArray:
         """Jᵀr in the order of the problem's parameters."""
         return self._tables.unpack(self._run("gradient", parameters)["result"])
