@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 from autograd_gpu.codegen.incidence import PRODUCTS
 from autograd_gpu.codegen.program import (
-    BindingKind,
     BufferRole,
     BufferSpec,
     DispatchSpec,
-    PipelineSpec,
     Program,
     SequenceSpec,
 )
@@ -26,9 +24,9 @@ from autograd_gpu.codegen.scatter_kernels import (
     partial_sums,
     triangle,
 )
-from autograd_gpu.codegen.solve_kernels import WORKGROUP_SIZE, SolveKernel, linearize_elements
+from autograd_gpu.codegen.solve_kernels import WORKGROUP_SIZE, linearize_elements
 from autograd_gpu.codegen.solve_layout import STATE_WORDS
-from autograd_gpu.codegen.solve_program import SolveSizes
+from autograd_gpu.codegen.solve_program import SolveSizes, pipeline_of, running_total
 
 WORD = 4
 
@@ -53,7 +51,7 @@ class OperatorSizes:
     def block_bases(self) -> list[int]:
         """First word of each node set's packed blocks; the last entry is the total."""
         sets = self.solve.structure.node_sets
-        return _running(
+        return running_total(
             [n * triangle(s.width) for n, s in zip(self.solve.nodes, sets, strict=True)]
         )
 
@@ -61,32 +59,12 @@ class OperatorSizes:
         """First word of each reduction's partial sums; the last entry is the total."""
         groups = self.solve.structure.groups
         reductions = self.structure.reductions
-        return _running(
+        return running_total(
             [
                 rows * len(partial_sums(groups[g], product, k))
                 for rows, (g, k) in zip(self.partial_rows, reductions, strict=True)
             ]
         )
-
-
-def _running(sizes: list[int]) -> list[int]:
-    starts = [0]
-    for size in sizes:
-        starts.append(starts[-1] + size)
-    return starts
-
-
-def _pipeline(kernel: SolveKernel) -> PipelineSpec:
-    kinds: list[BindingKind] = ["uniform"]
-    for buffer in kernel.buffers[1:]:
-        kinds.append("write" if buffer in kernel.writes else "read")
-    return PipelineSpec(
-        name=kernel.name,
-        source=kernel.source,
-        entry_point="main",
-        bindings=tuple(kinds),
-        workgroup_size=kernel.workgroup_size,
-    )
 
 
 def _invocations(sizes: OperatorSizes, product: str) -> list[int]:
@@ -124,7 +102,7 @@ def operator_program(sizes: OperatorSizes) -> Program:
     stored = None
     if sizes.structure.accumulation == "gather":
         stored = linearize_elements(sizes.structure.solve)
-    pipelines = [] if stored is None else [_pipeline(stored)]
+    pipelines = [] if stored is None else [pipeline_of(stored)]
     sequences: dict[str, SequenceSpec] = {}
     for product in PRODUCTS:
         kernels = operator_kernels(sizes.structure, product)
@@ -140,7 +118,7 @@ def operator_program(sizes: OperatorSizes) -> Program:
             )
             dispatches.insert(0, first)
         known = {p.name for p in pipelines}
-        pipelines += [_pipeline(k) for k in kernels if k.name not in known]
+        pipelines += [pipeline_of(k) for k in kernels if k.name not in known]
         sequences[product] = SequenceSpec(
             dispatches=tuple(dispatches), downloads=(output_name(product),)
         )

@@ -63,7 +63,7 @@ class SolveSizes:
         """First unit of each node set in a vector; the last entry is a vector's length."""
         lanes = self.structure.lanes
         widths = [n.width // lanes for n in self.structure.node_sets]
-        return _running([n * w for n, w in zip(self.nodes, widths, strict=True)])
+        return running_total([n * w for n, w in zip(self.nodes, widths, strict=True)])
 
     @property
     def length(self) -> int:
@@ -87,31 +87,33 @@ class SolveSizes:
     @property
     def factor_bases(self) -> list[int]:
         """First quad of each node set's factors; the last entry is the total."""
-        return _running([n * f for n, f in zip(self.nodes, self.factor_sizes, strict=True)])
+        return running_total([n * f for n, f in zip(self.nodes, self.factor_sizes, strict=True)])
 
     @property
     def product_groups(self) -> list[int]:
         """First partial sum of each node set's gather; the last entry is their number."""
         teams = [n.team for n in self.structure.node_sets]
-        return _running(
+        return running_total(
             [math.ceil(n * t / WORKGROUP_SIZE) for n, t in zip(self.nodes, teams, strict=True)]
         )
 
     @property
     def update_groups(self) -> list[int]:
         """First workgroup of each node set in ``cg_update``; the last entry is their number."""
-        return _running([math.ceil(n / WORKGROUP_SIZE) for n in self.nodes])
+        return running_total([math.ceil(n / WORKGROUP_SIZE) for n in self.nodes])
 
     @property
     def element_starts(self) -> list[int]:
         """First invocation of each group, whole workgroups; the last entry is their number."""
-        return _running([padded(n) for n in self.elements])
+        return running_total([padded(n) for n in self.elements])
 
     @property
     def jacobian_bases(self) -> list[int]:
         """First quad of each group's stored records; the last entry is the total."""
         groups = self.structure.groups
-        return _running([n * g.record_quads for n, g in zip(self.elements, groups, strict=True)])
+        return running_total(
+            [n * g.record_quads for n, g in zip(self.elements, groups, strict=True)]
+        )
 
     @property
     def partial_bases(self) -> tuple[int, int, int, int]:
@@ -125,7 +127,8 @@ class SolveSizes:
         return first, second, third, third + products
 
 
-def _running(sizes: Sequence[int]) -> list[int]:
+def running_total(sizes: Sequence[int]) -> list[int]:
+    """0, then the sum of the sizes so far: where each begins, and where the last ends."""
     total = 0
     starts = [0]
     for size in sizes:
@@ -134,7 +137,8 @@ def _running(sizes: Sequence[int]) -> list[int]:
     return starts
 
 
-def _pipeline(kernel: SolveKernel) -> PipelineSpec:
+def pipeline_of(kernel: SolveKernel) -> PipelineSpec:
+    """A kernel as the program describes it."""
     kinds: list[BindingKind] = ["uniform"]
     for buffer in kernel.buffers[1:]:
         kinds.append("write" if buffer in kernel.writes else "read")
@@ -187,7 +191,7 @@ def solve_program(sizes: SolveSizes) -> Program:
     products = tuple(dispatch(f"cg_product_{k}", gathers[k]) for k in sets)
     return Program(
         buffers=tuple(_buffers(sizes)),
-        pipelines=tuple(_pipeline(k) for k in kernels.values()),
+        pipelines=tuple(pipeline_of(k) for k in kernels.values()),
         sequences={
             "linearize": SequenceSpec(dispatches=tuple(linearize)),
             "product": SequenceSpec(dispatches=products),
@@ -209,7 +213,7 @@ def gradient_program(sizes: SolveSizes) -> Program:
     used = {b for k in kernels for b in k.buffers}
     return Program(
         buffers=tuple(b for b in _buffers(sizes) if b.name in used),
-        pipelines=tuple(_pipeline(k) for k in kernels),
+        pipelines=tuple(pipeline_of(k) for k in kernels),
         sequences={
             "dispatch": SequenceSpec(dispatches=dispatches),
             "gradient": SequenceSpec(dispatches=dispatches, downloads=("result",)),

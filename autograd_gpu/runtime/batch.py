@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..codegen.kernel import Kernel, Product, Topology, make_kernel
 from ..codegen.render import Source
+from .closing import Closing
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
@@ -168,22 +168,8 @@ class HostArrays:
         return self.jacobian[self.jacobian_offsets[k] : self.jacobian_offsets[k + 1]]
 
 
-class SessionContext:
-    """``with`` for sessions."""
+class SessionContext(Closing):
+    """What sessions share."""
 
     def prepare(self) -> None:
         """Compile what a solve needs; nothing by default."""
-
-    def close(self) -> None:
-        """Free what the session owns; nothing by default."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from ..codegen.solve_kernels import WORKGROUP_SIZE
 from ..codegen.solve_layout import group_row, kind_row, set_row
 from ..errors import DeviceError, InputError, ShapeError
 from .batch import FloatArray, IndexArray
+from .closing import Closing
 from .device import Device
 from .node_tables import TEAMS, NodeTables
 from .program_runner import ProgramRunner
@@ -93,7 +93,7 @@ def choose_accumulation(incidences: float, software: bool) -> tuple[str, str]:
     return "two-level", f"auto: more than {GATHER_UP_TO:.0f} incidences per node"
 
 
-class Operators:
+class Operators(Closing):
     """Jᵀr, JᵀJ v and the diagonal blocks of JᵀJ at any point, in float32.
 
     Buffers and pipelines are made here and never again. Frozen components neither enter nor
@@ -201,17 +201,6 @@ class Operators:
     def close(self) -> None:
         """Free the buffers; the device keeps its pipelines."""
         self._runner.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- running -------------------------------------------------------------------------------
 
