@@ -13,7 +13,6 @@ import numpy as np
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend
-from autograd_gpu.solvers.block_structure import BlockStructure, block_structure
 from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
 from autograd_gpu.solvers.device_levenberg_marquardt import DeviceLevenbergMarquardt
 from autograd_gpu.solvers.evaluation import current_parameters
@@ -150,13 +149,6 @@ class _Run:
     timings: dict[str, float]
 
 
-def _blocks_of(problem: Problem, analysis: Analysis) -> BlockStructure:
-    """Which unknowns belong together, for preconditioners."""
-    columns = [analysis.columns_of(a) for a in analysis.arrays]
-    start = [problem.values_of(a).reshape(a.blocks, -1) for a in analysis.arrays]
-    return block_structure(columns, lambda: start)
-
-
 def _solve_on_host(
     problem: Problem,
     analysis: Analysis,
@@ -169,9 +161,8 @@ def _solve_on_host(
     began = time.perf_counter()
     timings: dict[str, float] = {}
     normal = analysis.normal_equations
-    solver, why = choose_linear_solver(linear_solver, normal.n, len(normal.indices))
-    if isinstance(solver, ConjugateGradients):
-        solver.describe_unknowns(_blocks_of(problem, analysis))
+    pattern = (normal.indptr, normal.indices)
+    solver, why = choose_linear_solver(linear_solver, normal.n, len(normal.indices), pattern)
     timings["analyze"] = time.perf_counter() - began
     session = analysis.session(choice)
     session.prepare()

@@ -491,7 +491,7 @@ def test_auto_takes_conjugate_gradients_where_a_factor_would_be_dear(
 
     monkeypatch.setattr(linear_solvers, "fastest_sparse_cholesky", SuperLUCholesky)
     chosen = {}
-    for sides in ((10_000,), (20, 20), (200, 200), (20, 20, 20)):
+    for sides in ((10_000,), (20, 20), (400, 400), (30, 30, 30)):
         indptr, indices = grid_pattern(*sides)
         n = len(indptr) - 1
         solver, why = choose_linear_solver("auto", n, len(indices), (indptr, indices))

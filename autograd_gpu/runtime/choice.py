@@ -77,7 +77,7 @@ def choose_backend(
         return _wgsl(precision, device, reason)
     if device is not None:
         raise InputError(
-            f"a device was given ({device!r}), but backend={backend!r} runs on the CPU; leave "
+            f"a device was given, but backend={backend!r} runs on the CPU; leave "
             "device out, or use backend='wgsl'"
         )
     if precision in WGSL_PRECISIONS:
