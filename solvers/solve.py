@@ -14,7 +14,6 @@ from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend
 from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
-from autograd_gpu.solvers.device_levenberg_marquardt import DeviceLevenbergMarquardt
 from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.levenberg_marquardt import (
     LevenbergMarquardt,
@@ -195,6 +194,8 @@ def _solve_on_device(
     observer: Observer,
 ) -> _Run:
     """Everything on the GPU; the host watches."""
+    from autograd_gpu.solvers.device_levenberg_marquardt import DeviceLevenbergMarquardt
+
     began = time.perf_counter()
     timings: dict[str, float] = {}
     method = DeviceLevenbergMarquardt(analysis, device, current_parameters(problem), options)
