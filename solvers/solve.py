@@ -90,7 +90,7 @@ def solve(
     began = time.perf_counter()
     analysis = problem.analysis()
     choice = choose_backend(backend, precision, problem.device(device), analysis.row_count)
-    why = _on_device(choice, linear_solver, analysis)
+    why = _on_device(choice, linear_solver, analysis, chosen)
     with _observer(analysis, chosen, callback, progress) as observer:
         if why is not None and choice.device is not None:
             run = _solve_on_device(problem, analysis, choice.device, why, chosen, observer)
@@ -100,8 +100,15 @@ def solve(
     return _solution(problem, analysis, choice, run)
 
 
-def _on_device(choice: BackendChoice, linear_solver: str, analysis: Analysis) -> str | None:
+def _on_device(
+    choice: BackendChoice,
+    linear_solver: str,
+    analysis: Analysis,
+    options: LevenbergMarquardtOptions,
+) -> str | None:
     """Why the whole solve stays on the GPU; None if it does not."""
+    if options.max_iterations == 0:
+        return None  # the device learns the cost by trying a step
     if choice.backend != "wgsl" or choice.device is None or analysis.column_count == 0:
         return None
     if linear_solver == "pcg":

@@ -320,3 +320,32 @@ def test_the_start_cost_does_not_hang_on_the_first_step(
     assert solution.initial_cost == pytest.approx(problem.evaluate(backend="numpy").cost, rel=1e-5)
     assert solution.status.converged
     assert solution.cost < 1e-9
+
+
+def test_no_iterations_give_the_start(device: Device) -> None:
+    problem = workloads.springs_problem(1)
+    options = ag.LevenbergMarquardtOptions(max_iterations=0)
+    solution = ag.solve(
+        problem, backend="wgsl", device=device, linear_solver="pcg", options=options
+    )
+    assert (solution.status, solution.iterations) == (ag.Status.MAX_ITERATIONS, 0)
+    assert solution.cost == pytest.approx(problem.evaluate(backend="numpy").cost, rel=1e-5)
+
+
+def test_an_array_without_residuals_keeps_its_values(device: Device) -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", np.ones((5, 3)))
+    problem.parameters("y", np.ones((4, 2)))
+    problem.add_residuals(lambda a: 2.0 * a - 3.0, x)
+    solution = ag.solve(problem, backend="wgsl", device=device, linear_solver="pcg")
+    np.testing.assert_allclose(solution.values["x"], 1.5, rtol=1e-6)
+    assert np.array_equal(solution.values["y"], np.ones((4, 2)))
+
+
+def test_frozen_blocks_wider_than_a_word_are_refused_by_name(device: Device) -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", np.ones((3, 40)))
+    problem.add_residuals(lambda a: 2.0 * a, x)
+    problem.freeze(x, [1])
+    with pytest.raises(ag.DeviceLimitError, match="sparse-cholesky"):
+        ag.solve(problem, backend="wgsl", device=device, linear_solver="pcg")

@@ -32,8 +32,12 @@ from ..codegen.solve_layout import (
 )
 from ..codegen.solve_program import SolveSizes
 from ..codegen.symmetry import is_symmetric
+from ..errors import DeviceLimitError
 from .batch import BoundGroup, DataBinding, FloatArray, IndexArray, ParameterBinding
 from .locality import node_order
+
+MASK_BITS = 32
+"""A node's frozen components are bits of one word."""
 
 WIDEST_NODE = 12
 """Arrays are fused into one node up to this many components; the block factor lives in
@@ -330,6 +334,13 @@ class NodeTables:
 
     def _mask(self, k: int) -> NDArray[np.uint32]:
         """Per node, a bit per component that is frozen."""
+        width = self._width_of(k)
+        if width > MASK_BITS:
+            raise DeviceLimitError(
+                f"a parameter array has blocks of {width} numbers and some of them are frozen; a "
+                f"device solve freezes blocks of at most {MASK_BITS}; use "
+                "linear_solver='sparse-cholesky', or leave them out of the problem"
+            )
         mask = np.zeros(len(self._new[k]), np.uint32)
         for array in self._sets[k]:
             layout = self._arrays[array]
