@@ -62,6 +62,7 @@ def main() -> None:
     problems: dict[str, Callable[[], ag.Problem]] = {
         f"springs_{chosen.level}": lambda: springs(chosen.level)[0],
         "bundle_60": workloads.bundle_problem,
+        "bundle_1000": lambda: workloads.bundle_problem(1000, 200_000),
         "curve_1": lambda: workloads.curve_problem(1 << 20),
     }
     for name, make in problems.items():
