@@ -17,6 +17,7 @@ import numpy as np
 from .errors import ShapeError, TraceError
 from .ops import OPS
 from .scalar import user_line
+from .sequence import TracedSequence
 from .vector import Matrix, Vector, as_traced, elementwise, inner, is_traced, sum_of, vector
 
 
@@ -58,6 +59,8 @@ def _sequence(values: Any) -> list[Any]:
 
 def _items(values: Any) -> list[Any]:
     """Like ``_sequence``, but a list of vectors stays a list of vectors."""
+    if isinstance(values, TracedSequence):
+        return list(values.items)
     if isinstance(values, list | tuple):
         items = list(cast("Sequence[Any]", values))
         if builtins.any(isinstance(v, Vector) for v in items):

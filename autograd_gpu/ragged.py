@@ -48,6 +48,17 @@ class Ragged:
         """Number of values in each row, (n,) int64."""
         return np.diff(self.indptr)
 
+    def take(self, rows: IntArray) -> Ragged:
+        """The rows of the given numbers, in that order, (k,) int64, each from 0 to n - 1."""
+        lengths = self.lengths[rows]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        shift = np.repeat(self.indptr[:-1][rows] - starts[:-1], lengths)
+        return Ragged(starts, self.values[np.arange(starts[-1]) + shift])
+
+    def of_length(self, rows: IntArray, length: int) -> AnyArray:
+        """Rows that all have ``length`` values, as one array (rows, length, …)."""
+        return self.values[self.indptr[:-1][rows][:, None] + np.arange(length)]
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.indptr) - 1

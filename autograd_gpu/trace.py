@@ -13,6 +13,7 @@ from .errors import AutogradGpuError, ShapeError, TraceError
 from .ir import Argument, Builder, Graph, Shape
 from .ops import BOOL
 from .scalar import Scalar, is_internal, is_scalar_like
+from .sequence import TracedSequence
 from .vector import Matrix, Vector, vector
 
 Width = int | Sequence[int]
@@ -130,6 +131,8 @@ def flatten_result(result: Any, title: str) -> tuple[list[Scalar | float], Shape
         return [_entry(i, title) for i in result.items], result.shape
     if isinstance(result, Matrix):
         return [_entry(e, title) for row in result.rows for e in row], result.shape
+    if isinstance(result, TracedSequence):
+        return flatten_result(list(result.items), title)
     if isinstance(result, np.ndarray):
         return flatten_result(cast("list[Any]", result.tolist()), title)
     if isinstance(result, list | tuple) and result:

@@ -133,6 +133,20 @@ class _Elementwise:
         return matmul(other, self)
 
 
+class PerItem(_Elementwise):
+    """A traced value whose operators act on each of its items (``sequence.TracedSequence``)."""
+
+    __slots__ = ()
+
+    def per_item(self, name: str, operands: Sequence[Any]) -> Any:
+        """Apply an op to the items, one after another."""
+        raise NotImplementedError
+
+    def as_array(self) -> Any:
+        """The items as one vector or matrix."""
+        raise NotImplementedError
+
+
 class Vector(_Elementwise):
     """A traced vector. ``v[0]``, ``v.x``, unpacking, slices, elementwise operators, ``u @ v``."""
 
@@ -274,6 +288,8 @@ def is_traced(value: Any) -> bool:
 
 def as_traced(value: Any) -> Any:
     """Turn nested lists and arrays into Vector or Matrix of scalars and numbers; pass others on."""
+    if isinstance(value, PerItem):
+        return value.as_array()
     if isinstance(value, Scalar | _Elementwise) or is_scalar_like(value):
         return value
     if isinstance(value, np.ndarray):
@@ -308,6 +324,9 @@ def elementwise(name: str, *operands: Any) -> Any:
     Raises:
         ShapeError: vectors of different lengths.
     """
+    for v in operands:
+        if isinstance(v, PerItem):
+            return v.per_item(name, operands)
     lifted = [as_traced(v) for v in operands]
     shapes = {v.shape for v in lifted if isinstance(v, Vector | Matrix)}
     if not shapes:

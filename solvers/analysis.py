@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from autograd_gpu.codegen.kernel import Product, SlotKind
 from autograd_gpu.errors import InputError
+from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding, Session
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.solvers.normal_equations import NormalEquations
@@ -51,6 +53,7 @@ class Analysis:
         self.parameter_count = total
         self.column_count = free
         self.groups = tuple(self._bind(g) for g in problem.groups)
+        self._given_as = [g.given_as or g.name for g in problem.groups]
         self._first_columns = {
             self.base[a.name]: self._columns[a.name][:, 0] for a in problem.arrays
         }
@@ -62,6 +65,7 @@ class Analysis:
             name=group.name,
             topology=group.topology,
             count=group.count,
+            elements=group.elements,
             bindings=tuple(
                 parameter_binding(g, self.base[g.array.name])
                 if isinstance(g, Selection)
@@ -148,13 +152,39 @@ class Analysis:
             self._sessions[key] = open_session(choice, self.groups, self.parameter_count)
         return self._sessions[key]
 
+    @cached_property
+    def given_order(self) -> IndexArray | None:
+        """For each residual as the caller sees it, its row here; None if they are the same.
+
+        The batches of a ragged group stand here one after another, and the caller's elements in
+        the order given.
+        """
+        if all(g.elements is None for g in self.groups):
+            return None
+        order: list[IndexArray] = []
+        first = 0
+        for _, members in groupby(
+            zip(self._given_as, self.groups, strict=True), key=lambda pair: pair[0]
+        ):
+            batches = [group for _, group in members]
+            elements = [np.arange(g.count) if g.elements is None else g.elements for g in batches]
+            sizes = [np.full(g.count, g.residual_size) for g in batches]
+            starts = first + np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+            sorting = np.argsort(np.concatenate(elements), kind="stable")
+            rows = np.arange(first, int(starts[-1]), dtype=np.int64)
+            chosen = Ragged(starts - first, rows).take(sorting)
+            order.append(chosen.values)
+            first = int(starts[-1])
+        return np.concatenate(order)
+
     def locate_row(self, row: int) -> str:
         """``residuals 'springs', element 12, component 0`` for a row of J."""
         for group in self.groups:
             size = group.count * group.residual_size
             if row < size:
                 element, component = divmod(row, group.residual_size)
-                return f"residuals {group.name!r}, element {element}, component {component}"
+                number = group.element(element)
+                return f"residuals {group.name!r}, element {number}, component {component}"
             row -= size
         return f"row {row}"
 

@@ -67,8 +67,12 @@ def evaluate(
         shape=shape,
     )
     jacobian.sum_duplicates()
+    residuals = residuals.copy()
+    if analysis.given_order is not None:
+        residuals = residuals[analysis.given_order]
+        jacobian = cast(Any, jacobian)[analysis.given_order]
     return Evaluation(
-        residuals=residuals.copy(),
+        residuals=residuals,
         jacobian=jacobian,
         cost=session.cost(x),
         backend=choice.backend,

@@ -100,7 +100,7 @@ def _check(
         name=group.name,
         elements=count,
         worst_error=value if np.isfinite(value) else float("inf"),
-        element=int(chosen[worst[0]]),
+        element=group.element(int(chosen[worst[0]])),
         row=int(worst[1]),
         column=int(worst[2]),
         derived=float(derived[worst]),

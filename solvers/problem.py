@@ -10,29 +10,33 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from autograd_gpu.codegen.kernel import topology_of
-from autograd_gpu.errors import InputError, ShapeError, TraceError
-from autograd_gpu.ir import Argument
+from autograd_gpu.errors import InputError, ShapeError
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
+from autograd_gpu.solvers.ragged_group import (
+    AnyArgument,
+    RaggedGroup,
+    length_of,
+    ragged_argument,
+    rows_of,
+    trace_ragged_group,
+)
 from autograd_gpu.solvers.residual_group import (
     DataRows,
     GroupArgument,
     ResidualGroup,
-    batch_length,
-    element_shape,
-    slot_of,
-    weighted,
+    trace_group,
 )
 from autograd_gpu.solvers.selection import (
     ParameterArray,
+    RaggedSelection,
     Selection,
     Shared,
     common_length,
     finite_array,
     index_array,
 )
-from autograd_gpu.trace import argument_names, function_name, trace_shapes
+from autograd_gpu.trace import argument_names, function_name
 
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
@@ -59,7 +63,7 @@ class Problem:
     def __init__(self) -> None:
         self._parameters: dict[str, ParameterArray] = {}
         self._values: dict[str, _Values] = {}
-        self._groups: dict[str, ResidualGroup] = {}
+        self._groups: dict[str, ResidualGroup | RaggedGroup] = {}
         self._analysis: Analysis | None = None
         self._devices: dict[str, Device] = {}
 
@@ -125,7 +129,8 @@ class Problem:
         Args:
             fn: residual of one element, in plain Python; traced now, once.
             arguments: parameter arrays or selections of them, arrays with one row per element,
-                numbers or ``ag.shared(array)`` for what all elements share.
+                numbers or ``ag.shared(array)`` for what all elements share; ``x[Ragged]`` and
+                ``Ragged`` give the function a sequence, whose length varies by element.
             weight: multiplies the residual: a number, ``(count,)``, or a matrix square root
                 ``(m, m)`` or ``(count, m, m)``. In ``update`` it is the data argument
                 ``weight`` (``weight_of_residual`` if ``fn`` has an argument ``weight``).
@@ -148,35 +153,20 @@ class Problem:
             self._argument(value, f"{what}, argument {names[k]!r}")
             for k, value in enumerate(arguments)
         ]
-        lengths = [(names[k], batch_length(g)) for k, g in enumerate(gathered)]
+        lengths = [(names[k], length_of(g)) for k, g in enumerate(gathered)]
         count = common_length(lengths, what)
-        if not any(isinstance(g, Selection) for g in gathered):
+        if not any(isinstance(g, Selection | RaggedSelection) for g in gathered):
             raise InputError(
                 f"{what}: no argument is a parameter of this problem; pass what "
                 "problem.parameters(...) returned, or a selection of it"
             )
         if count == 0:
             raise InputError(f"{what}: the batch is empty; leave the group out")
-        described = [Argument(n, element_shape(g)) for n, g in zip(names, gathered, strict=True)]
-        try:
-            graph = trace_shapes(fn, described, title)
-        except (ShapeError, TraceError) as error:
-            # What the function did wrong is known by its line, but not by the group.
-            message = str(error)
-            raise type(error)(
-                message if repr(title) in message else f"{what}, at {message}"
-            ) from error
-        if weight is not None:
-            graph, rows = weighted(graph, weight, count, what)
-            gathered.append(rows)
-        slots = [slot_of(g) for g in gathered]
-        self._groups[title] = ResidualGroup(
-            name=title,
-            graph=graph,
-            topology=topology_of(graph, slots),
-            arguments=tuple(gathered),
-            count=count,
-        )
+        if any(rows_of(g) is not None for g in gathered):
+            self._groups[title] = trace_ragged_group(fn, names, gathered, count, weight, title)
+        else:
+            plain = cast("list[GroupArgument]", gathered)
+            self._groups[title] = trace_group(fn, names, plain, count, weight, title)
         self._forget()
 
     def _free_name(self, wanted: str, *, named: bool) -> str:
@@ -192,10 +182,10 @@ class Problem:
             k += 1
         return f"{wanted}_{k}"
 
-    def _argument(self, value: Any, what: str) -> GroupArgument:
+    def _argument(self, value: Any, what: str) -> AnyArgument:
         if isinstance(value, ParameterArray):
             value = Selection(value, 0, 1, value.blocks, None)
-        if isinstance(value, Selection):
+        if isinstance(value, Selection | RaggedSelection):
             if value.array.owner is not self:
                 raise InputError(
                     f"{what}: parameters {value.array.name!r} are another problem's; pass what "
@@ -203,7 +193,7 @@ class Problem:
                 )
             return value
         if isinstance(value, Ragged):
-            raise NotImplementedError(f"{what}: ragged arguments")
+            return ragged_argument(value, what)
         if isinstance(value, Shared):
             return DataRows(value.values[None], True)
         values = finite_array(value, what)
@@ -277,7 +267,7 @@ class Problem:
                     f"{self._values[name].array.shape}; for another size, make another Problem"
                 )
             fresh[name] = values
-        groups: dict[str, ResidualGroup] = {}
+        groups: dict[str, ResidualGroup | RaggedGroup] = {}
         for name, new in (data or {}).items():
             if name not in self._groups:
                 known = ", ".join(map(repr, self._groups))
@@ -293,8 +283,8 @@ class Problem:
 
     @property
     def groups(self) -> tuple[ResidualGroup, ...]:
-        """Residual groups in the order added."""
-        return tuple(self._groups.values())
+        """Batches of one topology in the order added; a ragged group is one for each length."""
+        return tuple(part for group in self._groups.values() for part in group.parts)
 
     @property
     def arrays(self) -> tuple[ParameterArray, ...]:
@@ -384,7 +374,7 @@ class Problem:
         raise NotImplementedError("Problem.add_external: residuals computed outside")
 
     def __repr__(self) -> str:
-        groups = ", ".join(f"{g.name} × {g.count}" for g in self.groups)
+        groups = ", ".join(f"{g.name} × {g.count}" for g in self._groups.values())
         arrays = ", ".join(f"{a.name} {self._values[a.name].array.shape}" for a in self.arrays)
         return f"Problem(parameters: {arrays or 'none'}; residuals: {groups or 'none'})"
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from numpy.typing import ArrayLike
 
-from autograd_gpu.codegen.kernel import Slot, Topology, data_slot, parameter_slot
-from autograd_gpu.errors import InputError, ShapeError
+from autograd_gpu.codegen.kernel import Slot, Topology, data_slot, parameter_slot, topology_of
+from autograd_gpu.errors import InputError, ShapeError, TraceError
 from autograd_gpu.ir import Argument, Builder, Graph
-from autograd_gpu.runtime.batch import DataBinding, FloatArray, ParameterBinding
+from autograd_gpu.runtime.batch import DataBinding, FloatArray, IndexArray, ParameterBinding
 from autograd_gpu.scalar import Scalar
 from autograd_gpu.solvers.selection import Selection, Shared, finite_array
-from autograd_gpu.trace import traced_argument
+from autograd_gpu.trace import trace_shapes, traced_argument
 from autograd_gpu.vector import Matrix, Vector, vector
 
 
@@ -38,6 +39,9 @@ class ResidualGroup:
         topology: its canonical form.
         arguments: what each argument of ``graph`` gathers.
         count: number of elements.
+        elements: numbers of the elements among those that the user gave, where these are not all
+            of them (one length of a ragged group).
+        given_as: name of the group that the user gave, where it is not ``name``.
     """
 
     name: str
@@ -45,6 +49,13 @@ class ResidualGroup:
     topology: Topology
     arguments: tuple[GroupArgument, ...]
     count: int
+    elements: IndexArray | None = None
+    given_as: str | None = None
+
+    @property
+    def parts(self) -> tuple[ResidualGroup, ...]:
+        """The batches of one topology that it consists of: itself."""
+        return (self,)
 
     @property
     def residual_size(self) -> int:
@@ -77,16 +88,25 @@ class ResidualGroup:
                 raise InputError(f"{what}: no such data argument; expected one of {sorted(named)}")
             old = arguments[named[name]]
             assert isinstance(old, DataRows)
-            values = finite_array(array, what)
-            values = values[None] if old.shared else values
-            if values.shape != old.values.shape:
-                first = 1 if old.shared else 0
-                raise ShapeError(
-                    f"{what}: got shape {values.shape[first:]}, expected "
-                    f"{old.values.shape[first:]}; for another size, make another Problem"
-                )
-            arguments[named[name]] = DataRows(values, old.shared)
+            arguments[named[name]] = replaced_rows(old, array, what)
         return replace(self, arguments=tuple(arguments))
+
+
+def replaced_rows(old: DataRows, array: ArrayLike, what: str) -> DataRows:
+    """Other numbers in the place of ``old``.
+
+    Raises:
+        ShapeError: another shape than before.
+    """
+    values = finite_array(array, what)
+    values = values[None] if old.shared else values
+    if values.shape != old.values.shape:
+        first = 1 if old.shared else 0
+        raise ShapeError(
+            f"{what}: got shape {values.shape[first:]}, expected "
+            f"{old.values.shape[first:]}; for another size, make another Problem"
+        )
+    return DataRows(values, old.shared)
 
 
 def batch_length(argument: GroupArgument) -> int | None:
@@ -105,6 +125,48 @@ def slot_of(argument: GroupArgument) -> Slot:
     """How a kernel gathers an argument."""
     make = parameter_slot if isinstance(argument, Selection) else data_slot
     return make(element_shape(argument))
+
+
+def trace_group(
+    fn: Callable[..., Any],
+    names: Sequence[str],
+    gathered: Sequence[GroupArgument],
+    count: int,
+    weight: ArrayLike | None,
+    title: str,
+) -> ResidualGroup:
+    """Trace a residual function for a batch of ``count`` elements.
+
+    Args:
+        fn: takes one value per entry of ``gathered``.
+        names: of its arguments.
+        gathered: what the arguments gather.
+        count: number of elements.
+        weight: as in ``Problem.add_residuals``.
+        title: name of the group.
+
+    Raises:
+        TraceError, ShapeError: the function cannot be traced; names the group and the line.
+    """
+    what = f"residuals {title!r}"
+    described = [Argument(n, element_shape(g)) for n, g in zip(names, gathered, strict=True)]
+    try:
+        graph = trace_shapes(fn, described, title)
+    except (ShapeError, TraceError) as error:
+        # What the function did wrong is known by its line, but not by the group.
+        message = str(error)
+        raise type(error)(message if repr(title) in message else f"{what}, at {message}") from error
+    arguments = list(gathered)
+    if weight is not None:
+        graph, rows = weighted(graph, weight, count, what)
+        arguments.append(rows)
+    return ResidualGroup(
+        name=title,
+        graph=graph,
+        topology=topology_of(graph, [slot_of(g) for g in arguments]),
+        arguments=tuple(arguments),
+        count=count,
+    )
 
 
 def weighted(graph: Graph, weight: ArrayLike, count: int, what: str) -> tuple[Graph, DataRows]:

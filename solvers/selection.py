@@ -1,13 +1,14 @@
 """Parameter arrays, and which of their blocks the elements of a batch see.
 
 ``x`` is a whole array (element k sees block k); ``x[i]`` with an index array, a slice or a mask
-gathers; ``x[7]`` is one block shared by all elements. Selections can be selected again.
+gathers; ``x[7]`` is one block shared by all elements; ``x[Ragged(indptr, indices)]`` is a row of
+blocks for each element. Selections can be selected again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +115,15 @@ class ParameterArray:
     def __len__(self) -> int:
         return self.blocks
 
-    def __getitem__(self, index: Any) -> Selection:
-        return Selection(self, 0, 1, self.blocks, None)[index]
+    @overload
+    def __getitem__(  # pyright: ignore[reportOverlappingOverload] - Any takes the rest
+        self, index: Ragged
+    ) -> RaggedSelection: ...
+    @overload
+    def __getitem__(self, index: Any) -> Selection: ...
+    def __getitem__(self, index: Any) -> Selection | RaggedSelection:
+        whole = Selection(self, 0, 1, self.blocks, None)
+        return cast("Selection | RaggedSelection", whole[index])
 
     def __iter__(self) -> Any:
         raise InputError(
@@ -151,15 +159,19 @@ class Selection:
             raise InputError(f"{self!r} is one block and has no length")
         return self.count
 
-    def __getitem__(self, index: Any) -> Selection:
+    @overload
+    def __getitem__(  # pyright: ignore[reportOverlappingOverload] - Any takes the rest
+        self, index: Ragged
+    ) -> RaggedSelection: ...
+    @overload
+    def __getitem__(self, index: Any) -> Selection: ...
+    def __getitem__(self, index: Any) -> Selection | RaggedSelection:
         what = f"selection of parameters {self.array.name!r}"
         if self.count is None:
             raise InputError(f"{what}: one block cannot be selected from; components are .x, [0]")
         if isinstance(index, Ragged):
-            raise NotImplementedError(
-                f"{what}: ragged selections (one-rings of varying length) are not available yet; "
-                "use one group of residuals for each length, or one per pair"
-            )
+            flat = index_array(index.values, self.count, what)
+            return RaggedSelection(self.array, Ragged(index.indptr, self._blocks(flat)))
         if isinstance(index, tuple):
             indices = cast("tuple[Any, ...]", index)
             raise ShapeError(
@@ -187,6 +199,34 @@ class Selection:
     def __repr__(self) -> str:
         what = "one block" if self.count is None else f"{self.count} blocks"
         return f"<{what} of parameters {self.array.name!r}>"
+
+
+class RaggedSelection:
+    """A row of blocks of a parameter array for each element.
+
+    Attributes:
+        array: whose blocks.
+        rows: their numbers, int64.
+    """
+
+    __slots__ = ("array", "rows")
+
+    def __init__(self, array: ParameterArray, rows: Ragged) -> None:
+        self.array = array
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> RaggedSelection:
+        """Choose rows, by an index array, a slice or a mask."""
+        what = f"ragged selection of parameters {self.array.name!r}"
+        if isinstance(index, slice):
+            index = np.arange(len(self))[index]
+        return RaggedSelection(self.array, self.rows.take(index_array(index, len(self), what)))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} rows of blocks of parameters {self.array.name!r}>"
 
 
 class Shared:

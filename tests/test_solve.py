@@ -552,10 +552,6 @@ def test_later_keywords_are_named() -> None:
         problem.parameters("q", [1.0], bounds=(0.0, 1.0))
     with pytest.raises(NotImplementedError, match="loss"):
         problem.add_residuals(lambda p: p, x, loss="huber")
-    with pytest.raises(NotImplementedError, match="ragged"):
-        problem.add_residuals(lambda p, d: p, x, ag.Ragged([0, 1], [1.0]))
-    with pytest.raises(NotImplementedError, match="ragged"):
-        x[ag.Ragged([0, 1], [0])]
 
 
 @pytest.mark.parametrize("run", [ag.solve, ag.Problem.evaluate], ids=["solve", "evaluate"])

@@ -72,12 +72,16 @@ Binding = ParameterBinding | DataBinding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundGroup:
-    """A batch of elements of one topology; ``bindings`` are in slot order."""
+    """A batch of elements of one topology; ``bindings`` are in slot order.
+
+    ``elements`` are the numbers by which the user knows them, where these are not 0 to count - 1.
+    """
 
     name: str
     topology: Topology
     count: int
     bindings: tuple[Binding, ...]
+    elements: IndexArray | None = None
 
     def kernel(self, product: Product) -> Kernel:
         """Kernel of a product; groups of equal topology share it."""
@@ -88,6 +92,10 @@ class BoundGroup:
         """Residuals per element."""
         return len(self.topology.graph.outputs)
 
+    def element(self, k: int) -> int:
+        """The user's number of element k."""
+        return k if self.elements is None else int(self.elements[k])
+
     def part(self, start: int, stop: int) -> BoundGroup:
         """Elements ``start`` to ``stop``."""
         return BoundGroup(
@@ -95,6 +103,7 @@ class BoundGroup:
             topology=self.topology,
             count=stop - start,
             bindings=tuple(b.part(start, stop) for b in self.bindings),
+            elements=None if self.elements is None else self.elements[start:stop],
         )
 
 
