@@ -176,6 +176,98 @@ def _symmetric_pattern(
         full_indptr[i + 1] = end
 
 
+def _eliminate(
+    first: int, last: int, block_starts: Index, factor_starts: Index, row_starts: Index,
+    factors: Float, rows: Float, failed: Index,
+) -> None:  # fmt: skip
+    """Factor blocks C = LLᵀ in place, turn their rows E into L⁻¹E; mark indefinite blocks."""
+    for block in range(first, last):
+        top = block_starts[block]
+        width = block_starts[block + 1] - top
+        square = factors[factor_starts[block] : factor_starts[block + 1]]
+        length = row_starts[top + 1] - row_starts[top]
+        coupled = rows[row_starts[top] : row_starts[top] + width * length]
+        failed[block] = 0
+        for i in range(width):
+            own = coupled[i * length : (i + 1) * length]
+            for j in range(i):
+                total = square[i * width + j]
+                for k in range(j):
+                    total -= square[i * width + k] * square[j * width + k]
+                factor = total / square[j * width + j]
+                square[i * width + j] = factor
+                other = coupled[j * length : (j + 1) * length]
+                for t in range(length):
+                    own[t] -= factor * other[t]
+            pivot = square[i * width + i]
+            for k in range(i):
+                pivot -= square[i * width + k] * square[i * width + k]
+            if not pivot > 0.0:
+                failed[block] = 1
+                break
+            root = np.sqrt(pivot)
+            square[i * width + i] = root
+            for t in range(length):
+                own[t] /= root
+
+
+def _forward_blocks(
+    first: int, last: int, block_starts: Index, factor_starts: Index, factors: Float, x: Float
+) -> None:
+    """Overwrite x with L⁻¹x in blocks first … last - 1."""
+    for block in range(first, last):
+        top = block_starts[block]
+        width = block_starts[block + 1] - top
+        square = factors[factor_starts[block] : factor_starts[block + 1]]
+        for i in range(width):
+            total = x[top + i]
+            for k in range(i):
+                total -= square[i * width + k] * x[top + k]
+            x[top + i] = total / square[i * width + i]
+
+
+def _backward_blocks(
+    first: int, last: int, block_starts: Index, factor_starts: Index, factors: Float, x: Float
+) -> None:
+    """Overwrite x with L⁻ᵀx in blocks first … last - 1."""
+    for block in range(first, last):
+        top = block_starts[block]
+        width = block_starts[block + 1] - top
+        square = factors[factor_starts[block] : factor_starts[block + 1]]
+        for i in range(width - 1, -1, -1):
+            total = x[top + i]
+            for k in range(i + 1, width):
+                total -= square[k * width + i] * x[top + k]
+            x[top + i] = total / square[i * width + i]
+
+
+def _block_gram(
+    first: int, last: int, block_starts: Index, row_starts: Index, columns: Index, rows: Float,
+    work: Float, out: Float,
+) -> None:  # fmt: skip
+    """Add YᵀY to the upper triangle of a square; the rows of a block share their columns."""
+    for block in range(first, last):
+        top = block_starts[block]
+        width = block_starts[block + 1] - top
+        begin = row_starts[top]
+        length = row_starts[top + 1] - begin
+        shared = columns[begin : begin + length]
+        coupled = rows[begin : begin + width * length]
+        for i in range(length):
+            total = work[: length - i]
+            own = coupled[i]
+            for t in range(length - i):
+                total[t] = own * coupled[i + t]
+            for k in range(1, width):
+                own = coupled[k * length + i]
+                row = coupled[k * length + i : (k + 1) * length]
+                for t in range(length - i):
+                    total[t] += own * row[t]
+            target = out[shared[i]]
+            for t in range(length - i):
+                target[shared[i + t]] += total[t]
+
+
 # Argument types: n integer, f float, b boolean, I/K index arrays of J and of JᵀJ, F float array,
 # M matrix; "+" marks arrays that the kernel writes. The others are declared read-only, which takes
 # both.
@@ -189,6 +281,10 @@ _KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "column_squared_norms": (_column_squared_norms, "n n F I I I F+"),
     "expand_rows": (_expand_rows, "n n n I I F M+"),
     "symmetric_pattern": (_symmetric_pattern, "I I I I I I+ I+ I+"),
+    "eliminate": (_eliminate, "n n I I I F+ F+ I+"),
+    "block_gram": (_block_gram, "n n I I I F F+ M+"),
+    "forward_blocks": (_forward_blocks, "n n I I F F+"),
+    "backward_blocks": (_backward_blocks, "n n I I F F+"),
     **ITERATIVE_KERNELS,
 }
 
