@@ -84,6 +84,7 @@ from autograd_gpu.solvers.selection import shared
 from autograd_gpu.solvers.solution import Solution, Status
 from autograd_gpu.solvers.solve import solve
 from autograd_gpu.trace import trace
+from autograd_gpu.value import Value, no_grad
 from autograd_gpu.vector import Matrix, Vec2, Vec3, Vec4, Vector
 
 __all__ = [
@@ -109,6 +110,7 @@ __all__ = [
     "SolveError",
     "Status",
     "TraceError",
+    "Value",
     "Vec2",
     "Vec3",
     "Vec4",
@@ -150,6 +152,7 @@ __all__ = [
     "min",
     "minimum",
     "mod",
+    "no_grad",
     "norm",
     "normalize",
     "pow",

@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import ShapeError, TraceError
 from .ops import OPS
-from .scalar import user_line
+from .scalar import AbstractScalar, apply, user_line
 from .sequence import TracedSequence
 from .vector import Matrix, Vector, as_traced, elementwise, inner, is_traced, sum_of, vector
 
@@ -25,6 +25,8 @@ def _public(name: str) -> Callable[..., Any]:
     row = OPS[name]
 
     def function(*operands: Any) -> Any:
+        if len(operands) == 1 and isinstance(operands[0], AbstractScalar):
+            return apply(name, *operands)
         if builtins.any(is_traced(v) for v in operands):
             return elementwise(name, *operands)
         return row.numpy(*operands)

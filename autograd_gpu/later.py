@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 LATER: dict[str, str] = {
-    "Value": "eager scalar graphs",
     "CompiledResiduals": "residuals built one by one, grouped and compiled",
     "CompiledResidualsGPU": "residuals built one by one, grouped and compiled for WGSL",
     "NonlinearLeastSquares": "solving over eager scalar graphs",

@@ -1,4 +1,4 @@
-"""Traced scalars: handles on IR nodes that behave like numbers."""
+"""Scalars that remember what is done to them; traced ones are handles on IR nodes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import numbers
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import TraceError
 from .ir import Builder
-from .ops import BOOL, OPS, REAL, DType
+from .ops import BOOL, OPS, REAL, DType, Op
 
 # With a separator at the end, since a user's folder may begin with the same letters.
 _INTERNAL = tuple(
@@ -61,7 +62,8 @@ _BRANCHES = (
 _CHAINED = re.compile(r"[<>]=?(?:(?!\band\b|\bor\b|\bif\b|\belse\b)[^<>,])+[<>]")
 
 
-def _branch_error() -> NoReturn:
+def branch_error() -> NoReturn:
+    """Refuse a Python branch on a traced value, and name what to write instead."""
     line = user_line()
     remedy = "use ag.where(condition, a, b)"
     if _CHAINED.search(line):
@@ -77,7 +79,8 @@ def _branch_error() -> NoReturn:
     )
 
 
-def _number_error(kind: str) -> NoReturn:
+def number_error(kind: str) -> NoReturn:
+    """Refuse to make a Python number of a traced value."""
     line = user_line()
     remedy = f"{kind}() needs a number; keep the traced value and use ag.* functions on it"
     position = line.find("math.")
@@ -88,140 +91,119 @@ def _number_error(kind: str) -> NoReturn:
     raise TraceError(f"{line}\n  asks for the number behind a traced value; {remedy}")
 
 
-class Scalar:
-    """A traced real or truth value.
+class AbstractScalar:
+    """A real or truth value that remembers what is done to it.
 
-    Operators, ``ag.*`` functions and NumPy ufuncs build IR. Asking for a Python number or a
-    branch raises ``TraceError``, since the value is known only on the device.
+    Operators, ``ag.*`` functions and NumPy ufuncs all end in ``applied``, which says what an op
+    of the table makes of it: a node of a trace (``Scalar``) or of an eager graph (``Value``).
     """
 
-    __slots__ = ("builder", "node")
-
-    def __init__(self, builder: Builder, node: int) -> None:
-        self.builder = builder
-        self.node = node
-
-    @property
-    def dtype(self) -> DType:
-        """Real or boolean."""
-        return self.builder.nodes[self.node].dtype
-
-    def __repr__(self) -> str:
-        return f"<traced {self.dtype.value} v{self.node}>"
-
+    __slots__ = ()
     __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def applied(self, row: Op, operands: Sequence[Any]) -> Any:
+        """Result of an op of which this is an operand; the others are numbers or of its kind."""
+        raise NotImplementedError
 
     def _binary(self, op: str, other: Any, reflected: bool = False) -> Any:
         if not is_scalar_like(other):
             return NotImplemented
         return apply(op, other, self) if reflected else apply(op, self, other)
 
-    def __add__(self, other: Any) -> Scalar:
+    def __add__(self, other: Any) -> Self:
         return self._binary("add", other)
 
-    def __radd__(self, other: Any) -> Scalar:
+    def __radd__(self, other: Any) -> Self:
         return self._binary("add", other, True)
 
-    def __sub__(self, other: Any) -> Scalar:
+    def __sub__(self, other: Any) -> Self:
         return self._binary("sub", other)
 
-    def __rsub__(self, other: Any) -> Scalar:
+    def __rsub__(self, other: Any) -> Self:
         return self._binary("sub", other, True)
 
-    def __mul__(self, other: Any) -> Scalar:
+    def __mul__(self, other: Any) -> Self:
         return self._binary("mul", other)
 
-    def __rmul__(self, other: Any) -> Scalar:
+    def __rmul__(self, other: Any) -> Self:
         return self._binary("mul", other, True)
 
-    def __truediv__(self, other: Any) -> Scalar:
+    def __truediv__(self, other: Any) -> Self:
         return self._binary("div", other)
 
-    def __rtruediv__(self, other: Any) -> Scalar:
+    def __rtruediv__(self, other: Any) -> Self:
         return self._binary("div", other, True)
 
-    def __pow__(self, other: Any) -> Scalar:
+    def __pow__(self, other: Any) -> Self:
         return self._binary("pow", other)
 
-    def __rpow__(self, other: Any) -> Scalar:
+    def __rpow__(self, other: Any) -> Self:
         return self._binary("pow", other, True)
 
-    def __mod__(self, other: Any) -> Scalar:
+    def __mod__(self, other: Any) -> Self:
         return self._binary("mod", other)
 
-    def __rmod__(self, other: Any) -> Scalar:
+    def __rmod__(self, other: Any) -> Self:
         return self._binary("mod", other, True)
 
-    def __floordiv__(self, other: Any) -> Scalar:
+    def __floordiv__(self, other: Any) -> Self:
         quotient = self._binary("div", other)
         return quotient if quotient is NotImplemented else apply("floor", quotient)
 
-    def __rfloordiv__(self, other: Any) -> Scalar:
+    def __rfloordiv__(self, other: Any) -> Self:
         quotient = self._binary("div", other, True)
         return quotient if quotient is NotImplemented else apply("floor", quotient)
 
-    def __neg__(self) -> Scalar:
+    def __neg__(self) -> Self:
         return apply("neg", self)
 
-    def __pos__(self) -> Scalar:
+    def __pos__(self) -> Self:
         return self
 
-    def __abs__(self) -> Scalar:
+    def __abs__(self) -> Self:
         return apply("abs", self)
 
-    def __round__(self, digits: int | None = None) -> Scalar:
+    def __round__(self, digits: int | None = None) -> Self:
         if digits:
             raise TraceError(f"{user_line()}\n  round() of a traced value takes no digits")
         return apply("round", self)
 
-    def __floor__(self) -> Scalar:
+    def __floor__(self) -> Self:
         return apply("floor", self)
 
-    def __ceil__(self) -> Scalar:
+    def __ceil__(self) -> Self:
         return apply("ceil", self)
 
-    def __lt__(self, other: Any) -> Scalar:
+    def __lt__(self, other: Any) -> Self:
         return self._binary("lt", other)
 
-    def __le__(self, other: Any) -> Scalar:
+    def __le__(self, other: Any) -> Self:
         return self._binary("le", other)
 
-    def __gt__(self, other: Any) -> Scalar:
+    def __gt__(self, other: Any) -> Self:
         return self._binary("gt", other)
 
-    def __ge__(self, other: Any) -> Scalar:
+    def __ge__(self, other: Any) -> Self:
         return self._binary("ge", other)
 
-    def __eq__(self, other: object) -> Scalar:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __eq__(self, other: object) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._binary("eq", other)
 
-    def __ne__(self, other: object) -> Scalar:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __ne__(self, other: object) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._binary("ne", other)
 
-    def __and__(self, other: Any) -> Scalar:
+    def __and__(self, other: Any) -> Self:
         return self._binary("logical_and", other)
 
     __rand__ = __and__
 
-    def __or__(self, other: Any) -> Scalar:
+    def __or__(self, other: Any) -> Self:
         return self._binary("logical_or", other)
 
     __ror__ = __or__
 
-    def __invert__(self) -> Scalar:
+    def __invert__(self) -> Self:
         return apply("logical_not", self)
-
-    def __bool__(self) -> bool:
-        _branch_error()
-
-    def __float__(self) -> float:
-        _number_error("float")
-
-    def __int__(self) -> int:
-        _number_error("int")
-
-    def __index__(self) -> int:
-        _number_error("index")
 
     def __iter__(self) -> Any:
         raise TraceError(
@@ -246,6 +228,52 @@ class Scalar:
         from .functions import trace_numpy_function
 
         return trace_numpy_function(func, args, kwargs)
+
+
+class Scalar(AbstractScalar):
+    """A traced real or truth value.
+
+    Asking for a Python number or a branch raises ``TraceError``, since the value is known only
+    on the device.
+    """
+
+    __slots__ = ("builder", "node")
+
+    def __init__(self, builder: Builder, node: int) -> None:
+        self.builder = builder
+        self.node = node
+
+    @property
+    def dtype(self) -> DType:
+        """Real or boolean."""
+        return self.builder.nodes[self.node].dtype
+
+    def __repr__(self) -> str:
+        return f"<traced {self.dtype.value} v{self.node}>"
+
+    def applied(self, row: Op, operands: Sequence[Any]) -> Scalar:
+        """A node of this value's trace."""
+        builder = self.builder
+        if row.expand is not None:
+            lifted = [
+                v if isinstance(v, AbstractScalar) else Scalar(builder, builder.constant(float(v)))
+                for v in operands
+            ]
+            return cast(Scalar, row.expand(SymbolicAlgebra(builder), *lifted))
+        ids = [_operand(builder, row.name, row.operands[k], v) for k, v in enumerate(operands)]
+        return Scalar(builder, builder.apply(row.name, *ids))
+
+    def __bool__(self) -> bool:
+        branch_error()
+
+    def __float__(self) -> float:
+        number_error("float")
+
+    def __int__(self) -> int:
+        number_error("int")
+
+    def __index__(self) -> int:
+        number_error("index")
 
 
 class SymbolicAlgebra:
@@ -278,9 +306,12 @@ class SymbolicAlgebra:
         return call
 
 
+_SCALAR_TYPES = (AbstractScalar, numbers.Real, np.bool_)
+
+
 def is_scalar_like(value: Any) -> bool:
-    """Whether ``value`` is a traced scalar or a plain number."""
-    if isinstance(value, Scalar | numbers.Real | np.bool_):
+    """Whether ``value`` is a scalar, traced or eager, or a plain number."""
+    if isinstance(value, _SCALAR_TYPES):
         return True
     if not isinstance(value, np.ndarray):
         return False
@@ -296,10 +327,15 @@ def _operand(builder: Builder, op: str, wanted: DType, value: Any) -> int:
                 "function call that it was made for"
             )
         node = value.node
+    elif isinstance(value, AbstractScalar):
+        raise TraceError(
+            f"{user_line()}\n  mixes an eager ag.Value with a traced value; pass its number to "
+            "add_residuals as an argument"
+        )
     elif isinstance(value, np.ndarray):
-        node = builder.constant(_python_number(value[()], wanted))
+        node = builder.constant(python_number(value[()], wanted))
     else:
-        node = builder.constant(_python_number(value, wanted))
+        node = builder.constant(python_number(value, wanted))
     got = builder.nodes[node].dtype
     if got == wanted:
         return node
@@ -311,7 +347,8 @@ def _operand(builder: Builder, op: str, wanted: DType, value: Any) -> int:
     )
 
 
-def _python_number(value: Any, wanted: DType) -> float | bool:
+def python_number(value: Any, wanted: DType) -> float | bool:
+    """A literal operand as a Python number, finite."""
     if wanted == BOOL and isinstance(value, bool | np.bool_):
         return bool(cast(Any, value))
     number = float(value)
@@ -322,19 +359,12 @@ def _python_number(value: Any, wanted: DType) -> float | bool:
     return number
 
 
-def apply(name: str, *operands: Any) -> Scalar:
-    """Apply an op of the table to traced scalars and numbers, at least one of them traced."""
+def apply(name: str, *operands: Any) -> Any:
+    """Apply an op of the table to scalars and numbers, at least one of them traced or eager."""
     row = OPS[name]
-    builder = next(v.builder for v in operands if isinstance(v, Scalar))
-    if row.expand is not None:
-        lifted = [
-            v if isinstance(v, Scalar) else Scalar(builder, builder.constant(float(v)))
-            for v in operands
-        ]
-        return cast(Scalar, row.expand(SymbolicAlgebra(builder), *lifted))
     if len(operands) != row.arity:
         raise TraceError(
             f"{user_line()}\n  calls ag.{name} with {len(operands)} arguments, it takes {row.arity}"
         )
-    ids = [_operand(builder, name, row.operands[k], v) for k, v in enumerate(operands)]
-    return Scalar(builder, builder.apply(name, *ids))
+    first = next(v for v in operands if isinstance(v, AbstractScalar))
+    return first.applied(row, operands)

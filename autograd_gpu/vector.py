@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .errors import ShapeError, TraceError
 from .ops import OPS
-from .scalar import UFUNC_OPS, Scalar, apply, is_scalar_like, user_line
+from .scalar import UFUNC_OPS, AbstractScalar, apply, is_scalar_like, user_line
 
 # Longer NumPy arrays in an expression are almost surely data that should be an argument.
 LONGEST_ARRAY_CONSTANT = 64
@@ -152,7 +152,7 @@ class Vector(_Elementwise):
 
     __slots__ = ("items",)
 
-    def __init__(self, items: Sequence[Scalar]) -> None:
+    def __init__(self, items: Sequence[AbstractScalar]) -> None:
         self.items = tuple(items)
 
     @property
@@ -163,11 +163,11 @@ class Vector(_Elementwise):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __iter__(self) -> Iterator[Scalar]:
+    def __iter__(self) -> Iterator[AbstractScalar]:
         return iter(self.items)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, Scalar):
+        if isinstance(index, AbstractScalar):
             raise TraceError(f"{user_line()}\n  indexes by a traced value; use ag.where to choose")
         if isinstance(index, slice):
             return vector(self.items[index])
@@ -175,7 +175,7 @@ class Vector(_Elementwise):
             return vector([self.items[int(k)] for k in np.asarray(cast(Any, index))])
         return self.items[cast(int, index)]
 
-    def _component(self, k: int, name: str) -> Scalar:
+    def _component(self, k: int, name: str) -> AbstractScalar:
         if k >= len(self.items):
             raise TraceError(
                 f"{user_line()}\n  asks for component {name} of a vector of {len(self.items)}"
@@ -183,22 +183,22 @@ class Vector(_Elementwise):
         return self.items[k]
 
     @property
-    def x(self) -> Scalar:
+    def x(self) -> AbstractScalar:
         """First component."""
         return self._component(0, "x")
 
     @property
-    def y(self) -> Scalar:
+    def y(self) -> AbstractScalar:
         """Second component."""
         return self._component(1, "y")
 
     @property
-    def z(self) -> Scalar:
+    def z(self) -> AbstractScalar:
         """Third component."""
         return self._component(2, "z")
 
     @property
-    def w(self) -> Scalar:
+    def w(self) -> AbstractScalar:
         """Fourth component."""
         return self._component(3, "w")
 
@@ -227,7 +227,7 @@ class Vec4(Vector):
 _BY_LENGTH: dict[int, type[Vector]] = {2: Vec2, 3: Vec3, 4: Vec4}
 
 
-def vector(items: Sequence[Scalar]) -> Vector:
+def vector(items: Sequence[AbstractScalar]) -> Vector:
     """A vector of the class that fits its length."""
     return _BY_LENGTH.get(len(items), Vector)(items)
 
@@ -237,7 +237,7 @@ class Matrix(_Elementwise):
 
     __slots__ = ("rows",)
 
-    def __init__(self, rows: Sequence[Sequence[Scalar]]) -> None:
+    def __init__(self, rows: Sequence[Sequence[AbstractScalar]]) -> None:
         self.rows = tuple(tuple(row) for row in rows)
 
     @property
@@ -274,12 +274,12 @@ class Matrix(_Elementwise):
         return f"<traced matrix of {self.shape}>"
 
 
-Traced = Scalar | Vector | Matrix
+Traced = AbstractScalar | Vector | Matrix
 
 
 def is_traced(value: Any) -> bool:
     """Whether ``value`` is traced, or a list, tuple or object array with a traced value in it."""
-    if isinstance(value, Scalar | _Elementwise):
+    if isinstance(value, AbstractScalar | _Elementwise):
         return True
     if isinstance(value, list | tuple):
         return any(is_traced(v) for v in cast("list[Any]", value))
@@ -290,7 +290,7 @@ def as_traced(value: Any) -> Any:
     """Turn nested lists and arrays into Vector or Matrix of scalars and numbers; pass others on."""
     if isinstance(value, PerItem):
         return value.as_array()
-    if isinstance(value, Scalar | _Elementwise) or is_scalar_like(value):
+    if isinstance(value, AbstractScalar | _Elementwise) or is_scalar_like(value):
         return value
     if isinstance(value, np.ndarray):
         array = cast("np.ndarray[Any, Any]", value)
@@ -312,7 +312,7 @@ def as_traced(value: Any) -> Any:
 
 def _combine(name: str, operands: Sequence[Any]) -> Any:
     """Apply to scalars; pure numbers (constant rows of a mixed matrix) are evaluated."""
-    if any(isinstance(v, Scalar) for v in operands):
+    if any(isinstance(v, AbstractScalar) for v in operands):
         return apply(name, *operands)
     result: Any = OPS[name].numpy(*operands)
     return cast("np.generic[Any]", result).item() if isinstance(result, np.generic) else result
@@ -338,7 +338,7 @@ def elementwise(name: str, *operands: Any) -> Any:
             "they must be equal (or one a row of the other)"
         )
     if len(shape) == 2:
-        rows: list[Sequence[Scalar]] = []
+        rows: list[Sequence[AbstractScalar]] = []
         for i in range(shape[0]):
             parts = [v[i] if isinstance(v, Matrix) else v for v in lifted]
             rows.append(elementwise(name, *parts).items)
@@ -395,6 +395,8 @@ def trace_ufunc(ufunc: Any, method: str, inputs: Sequence[Any], kwargs: dict[str
         return matmul(*inputs)
     if name == "positive":
         return inputs[0]
+    if name == "floor_divide":
+        return elementwise("floor", elementwise("div", *inputs))
     op = UFUNC_OPS.get(name, name)
     if op not in OPS:
         raise TraceError(

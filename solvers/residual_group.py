@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import ArrayLike
 
@@ -195,7 +195,7 @@ def weighted(graph: Graph, weight: ArrayLike, count: int, what: str) -> tuple[Gr
     taken = {a.name for a in graph.arguments}
     name = next(n for n in ("weight", "weight_of_residual") if n not in taken)
     arguments = (*graph.arguments, Argument(name, shape))
-    outputs = [item.node for item in product.items]
+    outputs = [cast(Scalar, item).node for item in product.items]
     return Graph.build(builder, outputs, arguments, graph.output_shape, graph.name), rows
 
 
