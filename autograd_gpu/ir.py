@@ -49,9 +49,13 @@ Rule = Callable[["Builder", tuple[int, ...]], int | None]
 """Rewrites one application of an op to an existing or new node, or declines with None."""
 
 
-def _literal_key(value: float | bool) -> bytes | bool:
-    """Tell 0.0 from -0.0 and True from 1.0, which Python's equality does not."""
-    return value if isinstance(value, bool) else struct.pack("<d", value)
+_bits = struct.Struct("<d").pack
+_COSTS = {"const": 0, "input": 0, **{name: row.cost for name, row in NODE_OPS.items()}}
+
+
+def _node(row: tuple[str, tuple[int, ...], Payload, DType]) -> Node:
+    """A ``Node`` of a tuple, several times faster than the constructor by fields."""
+    return tuple.__new__(Node, row)
 
 
 class Builder:
@@ -68,25 +72,26 @@ class Builder:
         self._ids: dict[tuple[Any, ...], int] = {}
         self.rules = rules or {}
 
-    def _intern(self, op: str, args: tuple[int, ...], payload: Payload, dtype: DType) -> int:
-        literal = _literal_key(payload) if isinstance(payload, bool | float) else payload
-        key = (op, args, literal)
+    def _intern(self, key: tuple[Any, ...], node: Node) -> int:
         found = self._ids.get(key)
         if found is None:
             found = len(self.nodes)
-            self.nodes.append(Node(op, args, payload, dtype))
+            self.nodes.append(node)
             self._ids[key] = found
         return found
 
     def input(self, argument: int, component: int, dtype: DType = REAL) -> int:
         """Leaf: component (row-major) of an argument."""
-        return self._intern("input", (), (argument, component), dtype)
+        leaf = (argument, component)
+        return self._intern(("input", leaf), Node("input", (), leaf, dtype))
 
     def constant(self, value: float | bool) -> int:
         """Leaf: a literal, boolean if ``value`` is a bool and real otherwise."""
         if isinstance(value, bool):
-            return self._intern("const", (), value, BOOL)
-        return self._intern("const", (), float(value), REAL)
+            return self._intern(("const", value), Node("const", (), value, BOOL))
+        # The bits are the key: 0.0 and -0.0, which Python calls equal, are two literals.
+        number = float(value)
+        return self._intern(("const", _bits(number)), Node("const", (), number, REAL))
 
     def apply(self, op: str, *args: int) -> int:
         """Application of an op of the table to nodes of this arena."""
@@ -101,7 +106,13 @@ class Builder:
         row = NODE_OPS[op]
         if row.commutative and args[0] > args[1]:
             args = (args[1], args[0])
-        return self._intern(op, args, None, row.result)
+        key = (op, args)
+        found = self._ids.get(key)
+        if found is None:  # spelled out, since this is the innermost step of every rewrite
+            found = len(self.nodes)
+            self.nodes.append(_node((op, args, None, row.result)))
+            self._ids[key] = found
+        return found
 
     def literal(self, node: int) -> float | bool | None:
         """Value of a literal node, None for any other."""
@@ -120,12 +131,13 @@ class Builder:
         """
         new: list[int] = []
         for node in nodes:
-            if node.op == "const":
-                new.append(self._intern("const", (), node.payload, node.dtype))
-            elif node.op == "input":
-                new.append(leaf(node) if leaf else self._intern(*node))
+            op, args, payload, dtype = node
+            if op == "const":
+                new.append(self.constant(cast("float | bool", payload)))
+            elif op == "input":
+                new.append(leaf(node) if leaf else self.input(*node.leaf, dtype))
             else:
-                new.append(self.apply(node.op, *(new[a] for a in node.args)))
+                new.append(self.apply(op, *[new[a] for a in args]))
         return new
 
 
@@ -144,7 +156,11 @@ class Argument:
 
 @dataclass(frozen=True)
 class GraphStats:
-    """Sizes of a graph: nodes that compute, their machine cost, the longest chain."""
+    """Sizes of a graph: nodes that compute, their machine cost, the longest chain.
+
+    ``ops``, ``cost``, ``depth`` and the counts by op are of the graph as it stands;
+    ``simplified_ops`` and ``simplified_cost`` of what ``simplify`` makes of it.
+    """
 
     ops: int
     cost: int
@@ -152,10 +168,13 @@ class GraphStats:
     constants: int
     inputs: int
     by_op: tuple[tuple[str, int], ...]
+    simplified_ops: int
+    simplified_cost: int
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.by_op)
-        return f"{self.ops} ops (cost {self.cost}, depth {self.depth}): {counts}"
+        after = "" if self.simplified_ops == self.ops else f" -> {self.simplified_ops} simplified"
+        return f"{self.ops} ops{after} (cost {self.cost}, depth {self.depth}): {counts}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +209,8 @@ class Graph:
         alive = reachable(builder.nodes, wanted)
         position = {old: new for new, old in enumerate(alive)}
         nodes = tuple(
-            Node(n.op, tuple(position[a] for a in n.args), n.payload, n.dtype)
-            for n in (builder.nodes[old] for old in alive)
+            _node((op, tuple([position[a] for a in args]), payload, dtype))
+            for op, args, payload, dtype in [builder.nodes[old] for old in alive]
         )
         shape = (len(wanted),) if output_shape is None else output_shape
         return cls(nodes, tuple(position[o] for o in wanted), tuple(arguments), shape, name)
@@ -209,8 +228,16 @@ class Graph:
         return self.canonical.key
 
     @cached_property
+    def cost(self) -> int:
+        """Rough number of machine operations: the sum over nodes of what the op table says."""
+        return sum([_COSTS[node[0]] for node in self.nodes])
+
+    @cached_property
     def stats(self) -> GraphStats:
-        """Op counts of this graph as it stands."""
+        """Op counts of this graph as it stands, and after simplification."""
+        from .rewrite import simplify
+
+        simplified = simplify(self).nodes
         names = Counter(n.op for n in self.nodes)
         constants, inputs = names.pop("const", 0), names.pop("input", 0)
         depth: list[int] = []
@@ -218,11 +245,13 @@ class Graph:
             depth.append(1 + max((depth[a] for a in node.args), default=-1))
         return GraphStats(
             ops=names.total(),
-            cost=sum(NODE_OPS[name].cost * count for name, count in names.items()),
+            cost=self.cost,
             depth=max(depth, default=0),
             constants=constants,
             inputs=inputs,
             by_op=tuple(names.most_common()),
+            simplified_ops=sum(bool(node.args) for node in simplified),
+            simplified_cost=sum(_COSTS[node.op] for node in simplified),
         )
 
     def __len__(self) -> int:
@@ -252,7 +281,8 @@ class Graph:
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{a.name}: {a.shape or 'scalar'}" for a in self.arguments)
-        return f"Graph({self.name}({arguments}) -> {self.output_shape}, {self.stats.ops} ops)"
+        ops = sum(bool(node.args) for node in self.nodes)
+        return f"Graph({self.name}({arguments}) -> {self.output_shape}, {ops} ops)"
 
     def __str__(self) -> str:
         names = [f"v{k}" for k in range(len(self.nodes))]
@@ -278,7 +308,7 @@ def reachable(nodes: Sequence[Node], roots: Iterable[int]) -> list[int]:
         node = stack.pop()
         if not marked[node]:
             marked[node] = 1
-            stack.extend(nodes[node].args)
+            stack += nodes[node][1]
     return [k for k, mark in enumerate(marked) if mark]
 
 

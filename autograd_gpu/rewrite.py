@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,9 +26,11 @@ def fold(op: str) -> Rule:
     row = NODE_OPS[op]
 
     def rule(b: Builder, args: tuple[int, ...]) -> int | None:
-        values: list[Any] = [b.literal(a) for a in args]
-        if any(v is None for v in values):
-            return None
+        nodes = b.nodes
+        for a in args:
+            if nodes[a].op != "const":
+                return None
+        values: list[Any] = [nodes[a].payload for a in args]
         with np.errstate(all="ignore"):
             result = row.numpy(*values)
         if row.result == BOOL:
@@ -52,12 +54,14 @@ def _neg_operand(b: Builder, node: int) -> int | None:
 
 def _scaled(b: Builder, node: int) -> tuple[float, int] | None:
     """(c, x) of a node c · x with a literal c."""
-    row = b.nodes[node]
+    nodes = b.nodes
+    row = nodes[node]
     if row.op == "mul":
-        for c, x in (row.args, row.args[::-1]):
-            value = b.literal(c)
-            if isinstance(value, float):
-                return value, x
+        x, y = row.args
+        if nodes[x].op == "const":
+            return cast(float, nodes[x].payload), y
+        if nodes[y].op == "const":
+            return cast(float, nodes[y].payload), x
     return None
 
 
@@ -71,11 +75,13 @@ def _merged(product: float, *factors: float) -> float | None:
 
 def _add(b: Builder, args: tuple[int, ...]) -> int | None:
     x, y = args
+    nodes = b.nodes
     for p, q in ((x, y), (y, x)):
-        if b.literal(p) == 0.0:
+        row = nodes[p]
+        if row.op == "neg":
+            return b.apply("sub", q, row.args[0])
+        if row.op == "const" and row.payload == 0.0:
             return q
-        if b.nodes[p].op == "neg":
-            return b.apply("sub", q, b.nodes[p].args[0])
     if x == y:
         return b.apply("mul", b.constant(2.0), x)
     return _collect(b, x, y, 1.0)
@@ -83,6 +89,8 @@ def _add(b: Builder, args: tuple[int, ...]) -> int | None:
 
 def _collect(b: Builder, x: int, y: int, sign: float) -> int | None:
     """Merge c·u ± d·u into (c ± d)·u."""
+    if b.nodes[x].op != "mul" and b.nodes[y].op != "mul":
+        return None
     cx, u = _scaled(b, x) or (1.0, x)
     cy, v = _scaled(b, y) or (1.0, y)
     total = cx + sign * cy
@@ -108,12 +116,14 @@ def _sub(b: Builder, args: tuple[int, ...]) -> int | None:
 
 def _mul(b: Builder, args: tuple[int, ...]) -> int | None:
     x, y = args
+    nodes = b.nodes
     for p, q in ((x, y), (y, x)):
-        c = b.literal(p)
-        if c is None:
-            if b.nodes[p].op == "neg":
-                return b.apply("neg", b.apply("mul", b.nodes[p].args[0], q))
+        left = nodes[p]
+        if left.op == "neg":
+            return b.apply("neg", b.apply("mul", left.args[0], q))
+        if left.op != "const":
             continue
+        c = cast(float, left.payload)
         if c == 0.0:
             return b.constant(0.0)
         if c == 1.0:
@@ -319,19 +329,29 @@ def use_counts(nodes: Sequence[Node], outputs: Sequence[int]) -> list[int]:
 
 
 def factor(graph: Graph) -> Graph:
-    """Turn a·x ± a·y into a·(x ± y) where both products serve nothing else."""
-    uses = use_counts(graph.nodes, graph.outputs)
+    """Turn a·x ± a·y into a·(x ± y) where both products serve nothing else.
+
+    The graph itself where nothing is to be factored.
+    """
+    nodes = graph.nodes
+    uses = use_counts(nodes, graph.outputs)
+    shared = {
+        k: found
+        for k, node in enumerate(nodes)
+        if (found := _common_factor(nodes, uses, node)) is not None
+    }
+    if not shared:
+        return graph
     builder = Builder(RULES)
     new: list[int] = []
-    for node in graph.nodes:
-        shared = _common_factor(graph.nodes, uses, node)
-        if shared is not None:
-            a, x, y = (new[k] for k in shared)
+    for k, node in enumerate(nodes):
+        if k in shared:
+            a, x, y = (new[j] for j in shared[k])
             new.append(builder.apply("mul", a, builder.apply(node.op, x, y)))
-        elif node.op in ("const", "input"):
-            new.extend(builder.absorb((node,)))
+        elif node.args:
+            new.append(builder.apply(node.op, *[new[a] for a in node.args]))
         else:
-            new.append(builder.apply(node.op, *(new[a] for a in node.args)))
+            new += builder.absorb((node,))
     return Graph.build(
         builder, (new[o] for o in graph.outputs), graph.arguments, graph.output_shape, graph.name
     )
@@ -341,10 +361,11 @@ def _common_factor(
     nodes: Sequence[Node], uses: list[int], node: Node
 ) -> tuple[int, int, int] | None:
     """(a, x, y) if ``node`` is a·x ± a·y and its operands are used nowhere else."""
-    if node.op not in ("add", "sub"):
+    if node.op != "add" and node.op != "sub":
         return None
-    left, right = (nodes[a] for a in node.args)
-    if left.op != "mul" or right.op != "mul" or any(uses[a] != 1 for a in node.args):
+    p, q = node.args
+    left, right = nodes[p], nodes[q]
+    if left.op != "mul" or right.op != "mul" or uses[p] != 1 or uses[q] != 1:
         return None
     for k in (0, 1):
         for j in (0, 1):
@@ -356,14 +377,20 @@ def _common_factor(
 def simplify(graph: Graph) -> Graph:
     """An equal graph with fewer operations: rules, factoring, common subexpressions once.
 
-    Repeats until the op count stops falling (three passes are typical).
+    Repeats until the cost stops falling (three passes are typical).
     """
     # Rules see one application at a time, so a rewritten operand that is also used elsewhere can
     # cost more than it saves; then the graph stays as it was written.
-    best = min(_rebuild(graph), graph, key=lambda g: g.stats.cost)
+    rewritten = _rebuild(graph)
+    return factored(rewritten if rewritten.cost <= graph.cost else graph)
+
+
+def factored(graph: Graph) -> Graph:
+    """``factor`` until the cost stops falling; a graph of a rewriting builder needs no more."""
+    best = graph
     while True:
         candidate = factor(best)
-        if candidate.stats.cost >= best.stats.cost:
+        if candidate.cost >= best.cost:
             return best
         best = candidate
 
@@ -372,5 +399,5 @@ def _rebuild(graph: Graph) -> Graph:
     builder = Builder(RULES)
     new = builder.absorb(graph.nodes)
     return Graph.build(
-        builder, (new[o] for o in graph.outputs), graph.arguments, graph.output_shape, graph.name
+        builder, [new[o] for o in graph.outputs], graph.arguments, graph.output_shape, graph.name
     )

@@ -239,7 +239,7 @@ class NodeTables:
                 )
             )
         varies = any(e.output is not None for e in kernel.entries)
-        keep = kernel.graph.stats.cost > STORE_ABOVE_COST if stored is None else stored
+        keep = kernel.graph.cost > STORE_ABOVE_COST if stored is None else stored
         return GroupStructure(kernel=kernel, slots=tuple(slots), stored=varies and keep)
 
     def _width_of(self, node_set: int) -> int:
