@@ -50,12 +50,13 @@ Rule = Callable[["Builder", tuple[int, ...]], int | None]
 
 
 _bits = struct.Struct("<d").pack
+_new: Callable[..., Any] = cast(Any, tuple).__new__
 _COSTS = {"const": 0, "input": 0, **{name: row.cost for name, row in NODE_OPS.items()}}
 
 
 def _node(row: tuple[str, tuple[int, ...], Payload, DType]) -> Node:
     """A ``Node`` of a tuple, several times faster than the constructor by fields."""
-    return tuple.__new__(Node, row)
+    return cast(Node, _new(Node, row))
 
 
 class Builder:

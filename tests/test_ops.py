@@ -237,7 +237,7 @@ def test_relative_accuracy_far_from_the_domain(backend: Backend, large: bool) ->
 # -- the oracle itself ---------------------------------------------------------------------------
 
 mp = mpmath.mp.clone()
-mp.dps = 40
+mp.dps = 50
 
 # Spellings that mpmath lacks or names otherwise.
 MP_OPS: dict[str, Callable[..., Any]] = {
