@@ -1,27 +1,30 @@
-"""Levenberg-Marquardt with conjugate gradients, wholly on the device; the host only watches.
+"""Levenberg-Marquardt with conjugate gradients, wholly on the device: an engine like the host's.
 
-Same method, options and statuses as ``levenberg_marquardt``; the linear systems are solved
-inexactly (relative residual ``linear_tolerance``) and the gain ratio accounts for that. One small
-record is read back per step.
+Same method and options as ``levenberg_marquardt``; the linear systems are solved inexactly
+(relative residual ``linear_tolerance``) and the gain ratio accounts for that. One small record is
+read back per step.
 """
 
 from __future__ import annotations
 
 import math
-import time
+from dataclasses import replace
 
+import numpy as np
+
+from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
+from autograd_gpu.runtime.choice import choose_backend
 from autograd_gpu.runtime.device import Device
-from autograd_gpu.runtime.device_solve import DeviceSolve, StepRecord
+from autograd_gpu.runtime.device_solve import DeviceSolve
 from autograd_gpu.runtime.node_tables import ArrayLayout, NodeTables
+from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.analysis import Analysis
-from autograd_gpu.solvers.levenberg_marquardt import (
-    LARGEST_DAMPING,
-    LevenbergMarquardtOptions,
-    Observer,
-    Outcome,
-)
-from autograd_gpu.solvers.solution import IterationRecord, KernelSummary, Status
+from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
+from autograd_gpu.solvers.linearization import Stopwatch
+from autograd_gpu.solvers.solution import KernelSummary
+from autograd_gpu.solvers.step_control import LARGEST_DAMPING
+from autograd_gpu.solvers.termination import ROUNDING
 
 
 def array_layouts(analysis: Analysis) -> list[ArrayLayout]:
@@ -40,12 +43,23 @@ def array_layouts(analysis: Analysis) -> list[ArrayLayout]:
 class DeviceLevenbergMarquardt:
     """One run of the method with everything but the stopping tests on the device.
 
+    Cost and gradient of a point are learned with the step from it. So the first step is taken by
+    `start` already and handed out by the first `step`; the gradient of a record is that before
+    its step.
+
     Args:
         analysis: the problem.
         device: where.
         start: all parameters, flat.
         options: of the method.
+        watch: books the time.
+        why: the reason for solving there, for the report.
+
+    Raises:
+        InputError: a step control that the device does not have.
     """
+
+    rounding = ROUNDING["float32"]
 
     def __init__(
         self,
@@ -53,106 +67,86 @@ class DeviceLevenbergMarquardt:
         device: Device,
         start: FloatArray,
         options: LevenbergMarquardtOptions,
+        watch: Stopwatch,
+        why: str,
     ) -> None:
+        if options.step_control != "nielsen":
+            raise InputError(
+                f"step_control={options.step_control!r}: a solve on the device has 'nielsen' only; "
+                "use linear_solver='sparse-cholesky' to solve on the CPU"
+            )
         self._analysis = analysis
         self._start = start
         self._options = options
-        self._tables = NodeTables(array_layouts(analysis), analysis.groups, start, options.damping)
-        self._solve = DeviceSolve(device, self._tables)
-        self._history: list[IterationRecord] = []
+        self._device = device
+        self._watch = watch
+        self._why = why
+        tables = NodeTables(array_layouts(analysis), analysis.groups, start, options.damping)
+        self._solve = DeviceSolve(device, tables)
+        watch.lap("compile")
+        self._first: StepRecord | None = None
+        self._moved = False
 
-    def run(self, observer: Observer) -> Outcome:
-        """Iterate until a tolerance or a limit is met."""
+    @property
+    def description(self) -> str:
+        """The device's name."""
+        return self._device.name
+
+    @property
+    def unknowns(self) -> int:
+        """Number of parameters that are not frozen."""
+        return self._analysis.column_count
+
+    def start(self) -> StepRecord:
+        """Upload the start, take the first step, and report what it says of the start."""
         options = self._options
-        began = time.perf_counter()
         self._solve.start(
-            self._start,
-            options.initial_damping,
-            options.linear_tolerance,
-            options.min_gain_ratio,
+            self._start, options.initial_damping, options.linear_tolerance, options.min_gain_ratio
         )
-        initial = math.nan
-        ended: tuple[Status, str] = (
-            Status.MAX_ITERATIONS,
-            f"{options.max_iterations} iterations are done",
+        self._first = first = self._solve.step(options.max_linear_iterations)
+        self._watch.lap("iterate")
+        usable = math.isfinite(first.cost_before)
+        return StepRecord(
+            cost=first.cost_before,
+            cost_before=first.cost_before,
+            gradient_norm=first.gradient_norm if usable else math.nan,
+            damping=first.damping,
+            trouble="" if usable else self._not_finite(),
+            lost=not usable,
         )
-        for iteration in range(1, options.max_iterations + 1):
-            step = self._solve.step(options.max_linear_iterations)
-            if iteration == 1:
-                initial = step.cost_before
-                self._remember(0, step, step.cost_before, 0.0, True)
-                if not math.isfinite(initial):
-                    ended = self._not_finite()
-                    break
-            self._remember(iteration, step, step.cost, time.perf_counter() - began, step.accepted)
-            stop = observer(self._history[-1], self._start)
-            judged = self._judge(step)
-            if judged is None and stop:
-                judged = (Status.STOPPED_BY_CALLBACK, "stopped by the callback")
-            limit = options.max_seconds
-            if judged is None and limit is not None and time.perf_counter() - began > limit:
-                judged = (Status.MAX_SECONDS, f"{limit} s are over")
-            if judged is not None:
-                ended = judged
-                break
-        cost = self._history[-1].cost if self._history else initial
-        return Outcome(self._final(), cost, initial, *ended, self._history)
 
-    def _final(self) -> FloatArray:
+    def step(self) -> StepRecord:
+        """Try one step, and keep it or not."""
+        step, self._first = self._first, None
+        if step is None:
+            step = self._solve.step(self._options.max_linear_iterations)
+            self._watch.lap("iterate")
+        self._moved = True
+        return replace(step, exhausted=not step.accepted and step.damping >= 0.1 * LARGEST_DAMPING)
+
+    def parameters(self) -> FloatArray:
         """The last accepted point; what was frozen comes from the start, bit for bit."""
         final = self._start.copy()
-        free = self._analysis.free_positions
-        final[free] = self._solve.parameters()[free]
+        if self._moved:
+            free = self._analysis.free_positions
+            final[free] = self._solve.parameters()[free]
         return final
 
-    def _not_finite(self) -> tuple[Status, str]:
-        return (
-            Status.FAILED_NUMERICAL,
-            "the cost at the start is not finite in float32; problem.evaluate() shows where",
-        )
+    @np.errstate(all="ignore")
+    def _not_finite(self) -> str:
+        """Name the first residual that is not finite, as the oracle finds it in float64."""
+        oracle = self._analysis.session(choose_backend("numpy", "float64", None, 0))
+        residuals = oracle.residuals(self._start)
+        row = int(np.argmax(~np.isfinite(residuals)))
+        if math.isfinite(residuals[row]):
+            row = int(np.argmax(np.abs(residuals)))
+            where = self._analysis.locate_row(row)
+            return f"{where} is {residuals[row]:.3g}, and the cost is not finite in float32"
+        return f"{self._analysis.locate_row(row)} is {residuals[row]}"
 
-    def _judge(self, step: StepRecord) -> tuple[Status, str] | None:
-        options = self._options
-        if step.gradient_norm <= options.gradient_tolerance:
-            return Status.CONVERGED_GRADIENT, f"largest gradient entry is {step.gradient_norm:.3g}"
-        if step.accepted and -step.change <= options.function_tolerance * step.cost_before:
-            share = -step.change / step.cost_before if step.cost_before > 0.0 else 0.0
-            return Status.CONVERGED_FUNCTION, f"the cost changed by {share:.3g}, relatively"
-        if not step.accepted and 0.0 <= step.predicted <= max(
-            options.function_tolerance, 1e-7
-        ) * abs(step.cost):
-            return (
-                Status.CONVERGED_FUNCTION,
-                "the model promises less than float32 rounding of the cost",
-            )
-        tolerance = options.parameter_tolerance
-        if step.step_norm <= tolerance * (step.parameter_norm + tolerance):
-            return Status.CONVERGED_PARAMETER, f"the step is {step.step_norm:.3g} long"
-        if not step.accepted and step.damping >= 0.1 * LARGEST_DAMPING:
-            return (
-                Status.FAILED_NUMERICAL,
-                "no damping gave a step that lowers the cost; check the gradients with "
-                "problem.check_gradients()",
-            )
-        return None
-
-    def _remember(
-        self, iteration: int, step: StepRecord, cost: float, seconds: float, accepted: bool
-    ) -> None:
-        first = iteration == 0
-        self._history.append(
-            IterationRecord(
-                iteration=iteration,
-                cost=cost,
-                gradient_norm=step.gradient_norm,
-                damping=step.damping,
-                gain_ratio=math.nan if first else step.gain,
-                step_norm=0.0 if first else step.step_norm,
-                linear_iterations=0 if first else step.linear_iterations,
-                accepted=accepted,
-                seconds=seconds,
-            )
-        )
+    def linear_solver(self) -> tuple[str, str]:
+        """What solves the linear systems, and why."""
+        return "pcg (device, block-Jacobi)", self._why
 
     def kernels(self) -> tuple[KernelSummary, ...]:
         """The generated kernels, for the report."""

@@ -13,18 +13,15 @@ import numpy as np
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend
-from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
+from autograd_gpu.solvers.driver import Engine, Observer, Outcome, iterate
 from autograd_gpu.solvers.evaluation import current_parameters
-from autograd_gpu.solvers.levenberg_marquardt import (
-    LevenbergMarquardt,
-    LevenbergMarquardtOptions,
-    Observer,
-    Outcome,
-)
+from autograd_gpu.solvers.host_engine import HostRun
+from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardt, LevenbergMarquardtOptions
 from autograd_gpu.solvers.linear_solvers import (
     check_linear_solver,
     choose_linear_solver,
 )
+from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
 from autograd_gpu.solvers.solution import IterationRecord, KernelSummary, Solution
@@ -92,12 +89,18 @@ def solve(
     analysis = problem.analysis()
     choice = choose_backend(backend, precision, problem.device(device), analysis.row_count)
     why = _on_device(choice, linear_solver, analysis, chosen)
-    with _observer(analysis, chosen, callback, progress) as observer:
-        if why is not None and choice.device is not None:
-            run = _solve_on_device(problem, analysis, choice.device, why, chosen, observer)
-        else:
-            run = _solve_on_host(problem, analysis, choice, linear_solver, chosen, observer)
-    run.timings["total"] = time.perf_counter() - began
+    timings: dict[str, float] = {}
+    if why is not None and choice.device is not None:
+        engine = _device_engine(problem, analysis, choice.device, why, chosen, timings)
+    else:
+        engine = _host_engine(problem, analysis, choice, linear_solver, chosen, timings)
+    try:
+        with _observer(analysis, chosen, callback, progress) as observer:
+            outcome = iterate(engine, chosen, observer)
+        run = _Run(outcome, engine.description, engine.linear_solver(), engine.kernels(), timings)
+    finally:
+        engine.close()
+    timings["total"] = time.perf_counter() - began
     return _solution(problem, analysis, choice, run)
 
 
@@ -108,12 +111,12 @@ def _on_device(
     options: LevenbergMarquardtOptions,
 ) -> str | None:
     """Why the whole solve stays on the GPU; None if it does not."""
-    if options.max_iterations == 0:
-        return None  # the device learns the cost by trying a step
     if choice.backend != "wgsl" or choice.device is None or analysis.column_count == 0:
         return None
     if linear_solver == "pcg":
         return "conjugate gradients on the device, as requested"
+    if options.step_control != "nielsen":
+        return None
     if linear_solver == "auto" and not choice.device.adapter.is_software:
         return (
             "conjugate gradients on the device: nothing but one record a step is read back; "
@@ -136,7 +139,7 @@ def _observer(
             title = f"{analysis.row_count} residuals, {analysis.column_count} parameters"
             bar = stack.enter_context(SolveProgress(options.max_iterations, title))
 
-        def observe(record: IterationRecord, parameters: FloatArray) -> bool:
+        def observe(record: IterationRecord) -> bool:
             if bar is not None:
                 bar.update(record)
             return callback is not None and bool(callback(record))
@@ -144,81 +147,65 @@ def _observer(
         yield observe
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Run:
     """What a solve produced, wherever it ran."""
 
     outcome: Outcome
     device: str
-    linear_solver: str
-    linear_solver_reason: str
+    linear_solver: tuple[str, str]
     kernels: tuple[KernelSummary, ...]
     timings: dict[str, float]
 
 
-def _solve_on_host(
+def _host_engine(
     problem: Problem,
     analysis: Analysis,
     choice: BackendChoice,
     linear_solver: str,
     options: LevenbergMarquardtOptions,
-    observer: Observer,
-) -> _Run:
+    timings: dict[str, float],
+) -> Engine:
     """Residuals and Jacobians from the backend, linear algebra on the CPU."""
-    began = time.perf_counter()
-    timings: dict[str, float] = {}
+    watch = Stopwatch(timings)
     normal = analysis.normal_equations
     pattern = (normal.indptr, normal.indices)
     solver, why = choose_linear_solver(linear_solver, normal.n, len(normal.indices), pattern)
-    timings["analyze"] = time.perf_counter() - began
+    watch.lap("analyze")
     session = analysis.session(choice)
     session.prepare()
-    timings["compile"] = time.perf_counter() - began - timings["analyze"]
-    try:
-        method = LevenbergMarquardt(analysis, session, solver, options, timings)
-        outcome = method.run(current_parameters(problem), observer)
-        if isinstance(solver, ConjugateGradients):
-            why = f"{why} {solver.describe()}"
-    finally:
-        solver.close()
-    names = {g.topology.key: g.name for g in reversed(analysis.groups)}
-    kernels = tuple(
-        KernelSummary(
-            name=f"{names[s.kernel.topology_key]} {s.kernel.product.value}",
-            target=s.target,
-            ops=s.kernel.graph.stats.ops,
-        )
-        for s in session.sources()
+    watch.lap("compile")
+    run = HostRun(
+        analysis=analysis,
+        session=session,
+        precision=choice.precision,
+        start=current_parameters(problem),
+        linear_solver=solver,
+        linear_solver_reason=why,
+        watch=watch,
     )
-    return _Run(outcome, session.description, solver.name, why, kernels, timings)
+    return LevenbergMarquardt(run, options)
 
 
-def _solve_on_device(
+def _device_engine(
     problem: Problem,
     analysis: Analysis,
     device: Device,
     why: str,
     options: LevenbergMarquardtOptions,
-    observer: Observer,
-) -> _Run:
+    timings: dict[str, float],
+) -> Engine:
     """Everything on the GPU; the host watches."""
     from autograd_gpu.solvers.device_levenberg_marquardt import DeviceLevenbergMarquardt
 
-    began = time.perf_counter()
-    timings: dict[str, float] = {}
-    method = DeviceLevenbergMarquardt(analysis, device, current_parameters(problem), options)
-    timings["compile"] = time.perf_counter() - began
-    try:
-        outcome = method.run(observer)
-        timings["iterate"] = time.perf_counter() - began - timings["compile"]
-        kernels = method.kernels()
-    finally:
-        method.close()
-    return _Run(outcome, device.name, "pcg (device, block-Jacobi)", why, kernels, timings)
+    watch = Stopwatch(timings)
+    start = current_parameters(problem)
+    return DeviceLevenbergMarquardt(analysis, device, start, options, watch, why)
 
 
 def _solution(problem: Problem, analysis: Analysis, choice: BackendChoice, run: _Run) -> Solution:
     outcome = run.outcome
+    solver, why = run.linear_solver
     values: dict[str, FloatArray] = {}
     for array in problem.arrays:
         start = problem.values_of(array)
@@ -237,8 +224,8 @@ def _solution(problem: Problem, analysis: Analysis, choice: BackendChoice, run: 
         precision=choice.precision,
         device=run.device,
         backend_reason=choice.reason,
-        linear_solver=run.linear_solver,
-        linear_solver_reason=run.linear_solver_reason,
+        linear_solver=solver,
+        linear_solver_reason=why,
         timings=run.timings,
         residual_count=analysis.row_count,
         parameter_count=analysis.column_count,

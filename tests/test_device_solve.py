@@ -349,3 +349,44 @@ def test_frozen_blocks_wider_than_a_word_are_refused_by_name(device: Device) -> 
     problem.freeze(x, [1])
     with pytest.raises(ag.DeviceLimitError, match="sparse-cholesky"):
         ag.solve(problem, backend="wgsl", device=device, linear_solver="pcg")
+
+
+def test_a_start_that_is_not_finite_names_the_residual(device: Device) -> None:
+    def solve(fn: Callable[..., object], start: list[float]) -> ag.Solution:
+        problem = ag.Problem()
+        x = problem.parameters("x", start)
+        problem.add_residuals(lambda x: x - 1.0, x, name="fine")
+        problem.add_residuals(fn, x, name="poor")
+        solution = ag.solve(problem, backend="wgsl", device=device, linear_solver="pcg")
+        assert solution.status is ag.Status.FAILED_NUMERICAL
+        assert solution.iterations == 0
+        assert np.array_equal(solution.values["x"], start)
+        return solution
+
+    undefined = solve(lambda x: [x, ag.log(x)], [1.0, -1.0]).message
+    assert undefined == "at the start, residuals 'poor', element 1, component 1 is nan"
+    large = solve(lambda x: ag.exp(30.0 * x), [1.0, 2.0]).message
+    assert "residuals 'poor', element 1, component 0 is 1.14e+26, and" in large
+
+
+def test_nan_wherever_one_steps_has_no_gain_ratio_and_moves_nothing(device: Device) -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", [2.0])
+    problem.add_residuals(
+        lambda x: x + ag.log(ag.where(ag.abs(x - 2.0) > 0.0, -1.0, 1.0)), x, name="island"
+    )
+    solution = ag.solve(problem, backend="wgsl", device=device, linear_solver="pcg")
+    assert np.array_equal(solution.values["x"], [2.0])
+    assert not any(r.accepted for r in solution.history[1:])
+    assert np.isnan(solution.history[1].gain_ratio)
+
+
+def test_the_other_step_control_is_refused_by_name(device: Device) -> None:
+    with pytest.raises(ag.InputError, match=r"step_control='ceres'.*sparse-cholesky"):
+        ag.solve(
+            workloads.springs_problem(1),
+            backend="wgsl",
+            device=device,
+            linear_solver="pcg",
+            options=ag.LevenbergMarquardtOptions(step_control="ceres"),
+        )

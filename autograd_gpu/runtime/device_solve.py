@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from .batch import FloatArray
 from .device import Device
 from .node_tables import NodeTables
 from .program_runner import ProgramRunner
+from .step_record import StepRecord
 from .wgsl_backend import to_float32
 
 SECONDS_PER_SUBMIT = 0.1
@@ -23,23 +24,6 @@ LONGEST_SUBMIT = 32
 
 FIRST_GUESS = 64
 """CG iterations submitted with the first step."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRecord:
-    """What one Levenberg-Marquardt step reported; the gradient is that before the step."""
-
-    cost: float
-    cost_before: float
-    change: float
-    damping: float
-    gain: float
-    predicted: float
-    linear_iterations: int
-    accepted: bool
-    gradient_norm: float
-    step_norm: float
-    parameter_norm: float
 
 
 class DeviceSolve:
@@ -94,18 +78,24 @@ class DeviceSolve:
         # No read-back inside CG: guess from the last step, and more where it was not enough.
         self._expected = int(1.25 * used) + 8 if finished else 2 * planned
         self._half = int(record[12])
+        change, gain = float(record[1]), float(record[3])
+        if not math.isfinite(change):
+            gain = math.nan
+        elif not math.isfinite(gain):  # nothing was promised
+            gain = 0.0
         return StepRecord(
             cost=float(record[0]),
             cost_before=float(record[10]),
-            change=float(record[1]),
+            change=change,
             damping=float(record[2]),
-            gain=float(record[3]),
+            gain=gain,
             predicted=float(record[4]),
             linear_iterations=used,
             accepted=bool(record[6]),
             gradient_norm=float(record[7]),
             step_norm=float(np.sqrt(record[8])),
             parameter_norm=float(np.sqrt(record[9])),
+            trouble="" if math.isfinite(change) else "the cost is not finite in float32",
         )
 
     def _per_submit(self) -> int:

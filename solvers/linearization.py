@@ -1,0 +1,144 @@
+"""The accepted point on the host, and what is known there: residuals, cost, normal equations."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from autograd_gpu.runtime.batch import FloatArray, Session
+from autograd_gpu.solvers.analysis import Analysis
+
+
+class Stopwatch:
+    """Adds up seconds by phase."""
+
+    def __init__(self, timings: dict[str, float]) -> None:
+        self._timings = timings
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Book the time since the last lap."""
+        now = time.perf_counter()
+        self._timings[phase] = self._timings.get(phase, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A point that was tried.
+
+    Attributes:
+        parameters: all of them, flat.
+        reduction: how much lower its cost is, ½Σ(r_old - r_new)(r_old + r_new): that keeps its
+            digits where the difference of two costs has lost them. May be NaN or infinite.
+        trouble: the first residual that is not finite, if the reduction is not.
+    """
+
+    parameters: FloatArray
+    reduction: float
+    trouble: str
+
+
+def _worst(values: FloatArray) -> int:
+    """Position of the first NaN or infinity, or else of the largest magnitude."""
+    bad = ~np.isfinite(values)
+    return int(np.argmax(bad if bad.any() else np.abs(values)))
+
+
+class Linearization:
+    """The last accepted point of a method, with JᵀJ and Jᵀr there.
+
+    A trial is made on a copy; `move` makes it the point.
+
+    Args:
+        analysis: the problem.
+        session: where residuals and Jacobians come from.
+        start: all parameters, flat; not changed.
+        watch: books the time.
+
+    Attributes:
+        x: all parameters, flat.
+        cost: ½‖r‖²; infinite or NaN only at a start that is not finite.
+        gradient_norm: largest entry of |Jᵀr|; NaN before `linearize`.
+    """
+
+    def __init__(
+        self, analysis: Analysis, session: Session, start: FloatArray, watch: Stopwatch
+    ) -> None:
+        self.analysis = analysis
+        self.normal = analysis.normal_equations
+        self._session = session
+        self._watch = watch
+        self.x = start.copy()
+        self.residuals: FloatArray = np.zeros(0)
+        self.cost: float = math.nan
+        self.gradient_norm: float = math.nan
+
+    def norm(self) -> float:
+        """Length of the vector of all parameters."""
+        return float(np.linalg.norm(self.x))
+
+    def by_array(self) -> list[FloatArray]:
+        """The point, ``(blocks, width)`` for each array."""
+        return [
+            self.x[base : base + a.blocks * a.width].reshape(a.blocks, a.width)
+            for a in self.analysis.arrays
+            for base in (self.analysis.base[a.name],)
+        ]
+
+    # Overflow and NaN are looked for below, and named: NumPy's warnings would say less.
+    @np.errstate(all="ignore")
+    def linearize(self) -> str:
+        """Residuals, Jacobian and normal equations at x; says what is not finite, or nothing."""
+        analysis = self.analysis
+        residuals, values = self._session.residual_jacobian(self.x)
+        self._watch.lap("evaluate")
+        self.residuals = residuals.copy()
+        self.cost = 0.5 * float(self.residuals @ self.residuals)
+        if not math.isfinite(self.cost):
+            row = _worst(self.residuals)
+            value = float(self.residuals[row])
+            overflow = ", and the cost is not finite" if math.isfinite(value) else ""
+            return f"{analysis.locate_row(row)} is {value}{overflow}"
+        free = analysis.free_values(values)
+        self.normal.assemble(free, self.residuals)
+        self.gradient_norm = float(np.max(np.abs(self.normal.gradient), initial=0.0))
+        self._watch.lap("assemble")
+        if not math.isfinite(self.gradient_norm) or not np.isfinite(self.normal.diagonal).all():
+            entry = _worst(free)
+            row = int(np.searchsorted(analysis.indptr, entry, side="right")) - 1
+            where = f"the Jacobian of {analysis.locate_row(row)}"
+            if not math.isfinite(free[entry]):
+                return f"{where} is not finite"
+            return f"{where} is {free[entry]:.3g}, and its square is not finite"
+        return ""
+
+    @np.errstate(all="ignore")
+    def trial(self, step: FloatArray) -> Trial:
+        """The point at x + ``step``, one number a column of J."""
+        parameters = self.x.copy()
+        parameters[self.analysis.free_positions] += step
+        residuals = self._session.residuals(parameters)
+        self._watch.lap("evaluate")
+        reduction = 0.5 * float((self.residuals - residuals) @ (self.residuals + residuals))
+        trouble = ""
+        if not math.isfinite(reduction):
+            row = _worst(residuals)
+            trouble = f"{self.analysis.locate_row(row)} is {residuals[row]}"
+        return Trial(parameters=parameters, reduction=reduction, trouble=trouble)
+
+    def move(self, trial: Trial) -> str:
+        """Make a trial the point; if its Jacobian is unusable, say why and stay.
+
+        After that the normal equations are those of the point refused.
+        """
+        before = (self.x, self.residuals, self.cost, self.gradient_norm)
+        self.x = trial.parameters
+        trouble = self.linearize()
+        if trouble:
+            # The cost fell but the Jacobian there is unusable: the point is not a state.
+            self.x, self.residuals, self.cost, self.gradient_norm = before
+        return trouble

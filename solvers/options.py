@@ -1,0 +1,71 @@
+"""What the options of every method share: limits, tolerances, and how values are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from autograd_gpu.errors import InputError
+
+Check = tuple[type, Callable[[Any], bool], str]
+"""Kind of number, whether a value fits, and what is expected in words."""
+
+
+def at_least(least: float) -> Callable[[Any], bool]:
+    """Whether a value is ``least`` or more; False for NaN."""
+    return lambda value: value >= least
+
+
+NOT_NEGATIVE: Check = (Real, at_least(0.0), "a number of at least 0")
+SHARE: Check = (Real, lambda v: 0.0 <= v < 1.0, "a number from 0 to below 1")
+POSITIVE: Check = (Real, lambda v: 0.0 < v < float("inf"), "a finite number above 0")
+COUNT: Check = (Integral, at_least(1), "a whole number of at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolverOptions:
+    """When any method ends.
+
+    Attributes:
+        max_iterations: steps tried, rejected ones included.
+        max_seconds: wall-clock limit, looked at between iterations; None for none.
+        function_tolerance: stop when an accepted step changes the cost by less, relatively.
+        gradient_tolerance: stop when the largest entry of the gradient is not above.
+        parameter_tolerance: stop when ‖δ‖ ≤ tolerance · (‖x‖ + tolerance).
+
+    Raises:
+        InputError: a value outside its range; names the option.
+    """
+
+    max_iterations: int = 100
+    max_seconds: float | None = None
+    function_tolerance: float = 1e-8
+    gradient_tolerance: float = 1e-10
+    parameter_tolerance: float = 1e-8
+
+    method: ClassVar[str] = ""
+    checks: ClassVar[Mapping[str, Check]] = MappingProxyType(
+        {
+            "max_iterations": (Integral, at_least(0), "an integer of at least 0"),
+            "max_seconds": (Real, at_least(0), "a number of at least 0, or None"),
+            "function_tolerance": NOT_NEGATIVE,
+            "gradient_tolerance": NOT_NEGATIVE,
+            "parameter_tolerance": NOT_NEGATIVE,
+        }
+    )
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+
+    def __post_init__(self) -> None:
+        for name, known in self.choices.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"{name}={value!r} is unknown; expected one of {', '.join(known)}")
+        for name, (kind, fits, expected) in self.checks.items():
+            value = getattr(self, name)
+            if value is None and name == "max_seconds":
+                continue
+            if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
+                raise InputError(f"option {name}={value!r}: expected {expected}")
