@@ -41,6 +41,7 @@ from autograd_gpu.trace import argument_names, function_name
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
     from autograd_gpu.solvers.analysis import Analysis
+    from autograd_gpu.solvers.audit import Audit
     from autograd_gpu.solvers.evaluation import Evaluation
     from autograd_gpu.solvers.gradient_check import GradientCheck
 
@@ -353,9 +354,33 @@ class Problem:
         """Not available yet."""
         raise NotImplementedError("Problem.covariance: covariance of chosen blocks")
 
-    def audit(self) -> Any:
-        """Not available yet."""
-        raise NotImplementedError("Problem.audit: comparison of two backends")
+    def audit(
+        self,
+        backend: str = "auto",
+        precision: str = "auto",
+        against: str = "numpy",
+        reference_precision: str = "float64",
+        device: Device | str | None = None,
+    ) -> Audit:
+        """Compare residuals and Jacobian of two backends at the current parameters.
+
+        Args:
+            backend: what to test, as in ``solve``.
+            precision: of that.
+            against: backend to trust; NumPy needs no compiler.
+            reference_precision: of that.
+            device: for ``wgsl``: a device, or part of an adapter's name.
+
+        Returns:
+            for each group the worst residual and the worst Jacobian entry, with what rounding of
+            the coarser precision explains as the unit; print it, or ask ``.ok``.
+
+        Raises:
+            InputError: unknown backend or precision, both sides the same, or no residuals.
+        """
+        from autograd_gpu.solvers.audit import audit
+
+        return audit(self, backend, precision, against, reference_precision, device)
 
     def explain(self) -> Any:
         """Not available yet."""
