@@ -152,6 +152,13 @@ def choose_linear_solver(
     return solver, f"{_describe(solver)}, {why}.{_faster(solver)}"
 
 
+def choose_direct_solver(n: int, nnz: int) -> DirectSolver:
+    """The direct solver for a system of n unknowns whose upper triangle has nnz entries."""
+    fill = nnz / (0.5 * n * (n + 1)) if n else 1.0
+    dense = n <= _DENSE_UNKNOWNS or (n <= _DENSE_MAX_UNKNOWNS and fill >= _NEARLY_FULL)
+    return DenseCholesky() if dense else fastest_sparse_cholesky()
+
+
 def _has_hubs(indptr: IndexArray, indices: IndexArray) -> bool:
     """Whether some unknowns, as those of cameras are, belong to far more rows than others."""
     degrees = np.bincount(indices, minlength=len(indptr) - 1) + np.diff(indptr)

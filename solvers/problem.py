@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
     from autograd_gpu.solvers.analysis import Analysis
     from autograd_gpu.solvers.audit import Audit
+    from autograd_gpu.solvers.covariance import Covariance
     from autograd_gpu.solvers.evaluation import Evaluation
     from autograd_gpu.solvers.gradient_check import GradientCheck
 
@@ -350,9 +351,31 @@ class Problem:
 
         return check_gradients(self, samples, seed)
 
-    def covariance(self, *blocks: Any) -> Any:
-        """Not available yet."""
-        raise NotImplementedError("Problem.covariance: covariance of chosen blocks")
+    def covariance(
+        self,
+        *blocks: Selection | ParameterArray,
+        null_space: str = "error",
+        variance: float = 1.0,
+    ) -> Covariance:
+        """Covariance (JᵀJ)⁻¹ of chosen blocks, in float64, at the current parameters.
+
+        It is the covariance of a least-squares estimate where residuals are divided by their
+        standard deviations and the parameters are at the minimum: call
+        ``problem.update(x=solution.values["x"])`` first.
+
+        Args:
+            blocks: parameter arrays or selections of them, such as ``x[[0, 7]]``.
+            null_space: ``error``, or ``pseudo-inverse`` to leave out directions that change no
+                residual.
+            variance: of a residual; 2·cost / (residuals - parameters) estimates it.
+
+        Raises:
+            InputError: nothing chosen, or not parameters of this problem.
+            SolveError: JᵀJ is singular; the message has the dimension of its null space.
+        """
+        from autograd_gpu.solvers.covariance import covariance
+
+        return covariance(self, blocks, null_space, variance)
 
     def audit(
         self,
