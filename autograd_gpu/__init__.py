@@ -6,7 +6,7 @@ The public face: everything here is re-exported, nothing is defined.
 from __future__ import annotations
 
 from autograd_gpu import meshes as meshes
-from autograd_gpu.codegen.render import compile_to_numba, compile_to_wgsl
+from autograd_gpu.codegen.render import compile_to_jax, compile_to_numba, compile_to_wgsl
 from autograd_gpu.diff import hessian, hvp, jacobian, jvp, vjp
 from autograd_gpu.errors import (
     AutogradGpuError,
@@ -123,6 +123,7 @@ __all__ = [
     "cbrt",
     "ceil",
     "clip",
+    "compile_to_jax",
     "compile_to_numba",
     "compile_to_wgsl",
     "cos",

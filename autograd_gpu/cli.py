@@ -22,7 +22,7 @@ import autograd_gpu as ag
 from autograd_gpu.errors import AutogradGpuError, DeviceError, InputError, MissingDependencyError
 
 DISTRIBUTION = "autograd-gpu"
-TARGETS = ("wgsl", "numba", "ir")
+TARGETS = ("wgsl", "numba", "jax", "ir")
 MAIN_LIMITS = (
     "max-buffer-size",
     "max-storage-buffer-binding-size",
@@ -104,7 +104,7 @@ def build_app() -> Any:
         ] = 5,
         out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
         backend: Annotated[
-            str, typer.Option(help="auto, numba (cpu), wgsl (gpu) or numpy.")
+            str, typer.Option(help="auto, numba (cpu), jax, wgsl (gpu) or numpy.")
         ] = "auto",
     ) -> None:
         """Pull a sphere by its poles, and turn the head of a cow, as rigidly as possible."""
@@ -128,7 +128,7 @@ def build_app() -> Any:
             str,
             typer.Option(help="Width of each argument: 1 scalar, 3 vector, 3x3 matrix; as 3,3,1."),
         ],
-        target: Annotated[str, typer.Option(help="wgsl, numba, or ir for no source.")] = "wgsl",
+        target: Annotated[str, typer.Option(help="wgsl, numba, jax, or ir (no source).")] = "wgsl",
         product: Annotated[
             str, typer.Option(help="residual, cost or residual_jacobian.")
         ] = "residual_jacobian",
@@ -189,7 +189,11 @@ def inspection(
     ]
     if target == "ir":
         return parts
-    compile_to = ag.compile_to_wgsl if target == "wgsl" else ag.compile_to_numba
+    compile_to = {
+        "wgsl": ag.compile_to_wgsl,
+        "numba": ag.compile_to_numba,
+        "jax": ag.compile_to_jax,
+    }[target]
     wanted = precision or ("float32" if target == "wgsl" else "float64")
     source = compile_to(graph, product=product, precision=wanted, data=positions)
     return [*parts, f"\n# {target}, {product}, {wanted}\n{source.source}"]

@@ -13,7 +13,6 @@ LATER: dict[str, str] = {
     "losses": "robust losses",
     "manifolds": "manifolds",
     "interop": "bridges to networkx, SymPy and JAX",
-    "compile_to_jax": "the JAX backend",
     "cache": "caches on disk",
     "telemetry": "telemetry",
     "debug_nans": "finding the first op that gave NaN",

@@ -46,13 +46,17 @@ class Statements:
     outputs: tuple[str, ...]
 
 
-def _wgsl_literal(value: float) -> str:
+def _checked_float32(value: float) -> float:
     if abs(value) > FLOAT32_MAX:
         raise KernelError(
             f"the constant {value} does not fit float32 (largest {FLOAT32_MAX:.4g}); "
             "rescale the residual, or use a float64 backend"
         )
-    text = repr(float(np.float32(value)))
+    return float(np.float32(value))
+
+
+def _wgsl_literal(value: float) -> str:
+    text = repr(_checked_float32(value))
     return f"({text}f)" if value < 0.0 else f"{text}f"
 
 
@@ -73,6 +77,16 @@ NUMBA_FLOAT64 = Dialect("numba", _declare_python, _python_literal, "True", "Fals
 # A bare Python literal is float64 to Numba and would promote the whole expression.
 NUMBA_FLOAT32 = Dialect(
     "numba", _declare_python, lambda v: f"float32({_python_literal(v)})", "True", "False"
+)
+# A bare literal takes the type of the array that it meets, in JAX.
+JAX_FLOAT64 = Dialect("jax", _declare_python, _python_literal, "True", "False")
+# Where two literals meet (``where(c, 1.0, 0.0)``), JAX would make float64 of them.
+JAX_FLOAT32 = Dialect(
+    "jax",
+    _declare_python,
+    lambda v: f"float32({_python_literal(_checked_float32(v))})",
+    "True",
+    "False",
 )
 
 

@@ -23,6 +23,8 @@ from autograd_gpu.codegen.kernel import (
 )
 from autograd_gpu.codegen.layout import HEADER_WORDS, SLOT_WORDS
 from autograd_gpu.codegen.printer import (
+    JAX_FLOAT32,
+    JAX_FLOAT64,
     NUMBA_FLOAT32,
     NUMBA_FLOAT64,
     WGSL_FLOAT32,
@@ -43,6 +45,8 @@ _DIALECTS: dict[tuple[str, str], Dialect] = {
     ("wgsl", "float32"): WGSL_FLOAT32,
     ("numba", "float32"): NUMBA_FLOAT32,
     ("numba", "float64"): NUMBA_FLOAT64,
+    ("jax", "float32"): JAX_FLOAT32,
+    ("jax", "float64"): JAX_FLOAT64,
 }
 
 
@@ -52,12 +56,12 @@ class Source:
 
     Attributes:
         kernel: what was printed.
-        target: ``wgsl`` or ``numba``.
+        target: ``wgsl``, ``numba`` or ``jax``.
         precision: ``float32`` or ``float64``.
         source: the text.
         entry_point: name of the function in it.
-        bindings: WGSL: kind of each binding of group 0, by position; empty for Numba.
-        workgroup_size: WGSL: invocations per workgroup; 0 for Numba.
+        bindings: WGSL: kind of each binding of group 0, by position; empty for others.
+        workgroup_size: WGSL: invocations per workgroup; 0 for others.
     """
 
     kernel: Kernel
@@ -156,11 +160,13 @@ def render(kernel: Kernel, target: str, precision: str) -> Source:
         known = ", ".join(f"{t}/{p}" for t, p in _DIALECTS)
         raise InputError(f"no generator for {target!r} in {precision!r}; known: {known}")
     context = _context(kernel, dialect, target, precision)
-    template = "cost" if kernel.product is Product.COST else "element"
+    # On JAX the sum is the runtime's: a kernel there is a function of columns, nothing more.
+    costs = kernel.product is Product.COST and target != "jax"
+    template = "cost" if costs else "element"
     extension = "wgsl" if target == "wgsl" else "py"
     skeleton = template_environment().get_template(f"{target}/{template}.{extension}.j2")
     text = skeleton.render(context)
-    if target == "numba":
+    if target != "wgsl":
         return Source(
             kernel=kernel, target=target, precision=precision, source=text, entry_point=kernel.name
         )
@@ -225,3 +231,17 @@ def compile_to_numba(
 ) -> Source:
     """Python text, ready for Numba, of a product; arguments as for ``compile_to_wgsl``."""
     return _compile_to(graph, product, precision, "numba", data)
+
+
+def compile_to_jax(
+    graph: Graph,
+    product: str = "residual_jacobian",
+    precision: str = "float64",
+    data: tuple[int, ...] = (),
+) -> Source:
+    """Python text for JAX of a product; arguments as for ``compile_to_wgsl``.
+
+    The function takes, per slot, a sequence of columns (one array per component), and returns
+    lists of residuals and of those Jacobian entries that vary; of ``cost``, ½‖r‖² per element.
+    """
+    return _compile_to(graph, product, precision, "jax", data)

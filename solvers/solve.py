@@ -57,7 +57,7 @@ def solve(
             ``schur-implicit`` or ``pcg`` (conjugate gradients; with backend ``wgsl`` the whole
             solve then stays on the device).
         options: of the method.
-        backend: ``auto``, ``numpy``, ``numba`` (``cpu``), ``wgsl`` (``gpu``).
+        backend: ``auto``, ``numpy``, ``numba`` (``cpu``), ``jax``, ``wgsl`` (``gpu``).
         precision: ``auto``, ``float32``, ``float64``: of residuals and Jacobians. Linear algebra
             on the CPU is float64.
         device: for ``wgsl``: a device, or part of an adapter's name.

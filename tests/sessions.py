@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from autograd_gpu.runtime.batch import (
     Session,
 )
 from autograd_gpu.runtime.device import Device
+from autograd_gpu.runtime.jax_backend import JaxSession
 from autograd_gpu.runtime.numba_backend import NumbaSession
 from autograd_gpu.runtime.numpy_backend import NumpySession
 from autograd_gpu.runtime.wgsl_backend import WgslSession
@@ -58,19 +60,26 @@ class Backend:
         if self.name == "wgsl":
             assert self.adapter is not None
             return WgslSession(groups, count, self.precision, device or device_on(self.adapter))
-        made = {"numpy": NumpySession, "numba": NumbaSession}[self.name]
+        made = {"numpy": NumpySession, "numba": NumbaSession, "jax": JaxSession}[self.name]
         return made(groups, count, self.precision)
 
 
 NUMPY = Backend("numpy", "float64")
 NUMBA = Backend("numba", "float64")
+JAX64 = Backend("jax", "float64")
+JAX32 = Backend("jax", "float32")
+JAX = [JAX64, JAX32]
 # Without an adapter one entry stays, so that the skipped tests are counted.
 WGSL = [Backend("wgsl", "float32", adapter) for adapter in wgsl_adapters() or ("none",)]
 
 
 def parameters_of(backends: Sequence[Backend]) -> list[Any]:
-    """Backends as pytest parameters; those on WGSL are marked."""
-    marks = {"wgsl": [pytest.mark.wgsl]}
+    """Backends as pytest parameters; those on WGSL are marked, those on JAX need it."""
+    no_jax = importlib.util.find_spec("jax") is None
+    marks = {
+        "wgsl": [pytest.mark.wgsl],
+        "jax": [pytest.mark.skipif(no_jax, reason="needs the extra [jax]")],
+    }
     return [pytest.param(b, id=str(b), marks=marks.get(b.name, [])) for b in backends]
 
 

@@ -73,7 +73,7 @@ def test_inspect_reads_modules_of_the_current_folder(tmp_path, monkeypatch):
         (("math:sin", "--width", "1"), "ag.* functions"),
         ((SPRING, "--width", "3;3"), "expected widths"),
         ((SPRING, "--width", "3,3"), "missing a required argument: 'rest'"),
-        ((SPRING, "--width", "3,3,1", "--target", "cuda"), "expected one of wgsl, numba, ir"),
+        ((SPRING, "--width", "3,3,1", "--target", "cuda"), "expected one of wgsl, numba, jax, ir"),
         ((SPRING, "--width", "3,3,1", "--product", "hessian"), "hessian"),
         ((SPRING, "--width", "3,3,1", "--precision", "float16"), "float16"),
         ((SPRING, "--width", "3,3,1", "--data", "7"), "has 3 arguments"),

@@ -15,7 +15,7 @@ import autograd_gpu as ag
 import autograd_gpu.meshes.energies as energies
 from autograd_gpu.codegen.kernel import Product
 from autograd_gpu.codegen.program import MAX_STORAGE_BUFFERS, MAX_WORKGROUP_SIZE
-from autograd_gpu.codegen.render import Source, compile_to_numba, compile_to_wgsl
+from autograd_gpu.codegen.render import Source, compile_to_jax, compile_to_numba, compile_to_wgsl
 from autograd_gpu.errors import InputError, KernelError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,6 +29,7 @@ TARGETS: dict[str, tuple[Any, str]] = {
     "wgsl_float32": (compile_to_wgsl, "wgsl"),
     # Not *.py: generated text follows no style but its own.
     "numba_float64": (compile_to_numba, "txt"),
+    "jax_float64": (compile_to_jax, "txt"),
 }
 
 

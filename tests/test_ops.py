@@ -17,7 +17,7 @@ import pytest
 
 import autograd_gpu as ag
 from autograd_gpu.ops import BOOL, NUMPY_ALGEBRA, OPS, Op
-from sessions import NUMBA, NUMPY, WGSL, Backend, bind, evaluate, float32_exact, parameters_of
+from sessions import JAX, NUMBA, NUMPY, WGSL, Backend, bind, evaluate, float32_exact, parameters_of
 from tolerances import (
     CENTRAL_DIFFERENCE,
     DERIVATIVE,
@@ -31,7 +31,7 @@ from tolerances import (
 ROWS = list(OPS.values())
 POINTS = 2000
 CHUNKS = 5
-BACKENDS = [NUMPY, NUMBA, *WGSL]
+BACKENDS = [NUMPY, NUMBA, *JAX, *WGSL]
 OTHERS = [Backend("numba", "float32"), *BACKENDS[1:]]
 
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -15,11 +15,11 @@ import autograd_gpu as ag
 from adapters_for_tests import wgsl_adapters
 from autograd_gpu.ops import NODE_OPS
 from autograd_gpu.runtime import numba_backend
-from sessions import NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
+from sessions import JAX, NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
 from tolerances import CENTRAL_DIFFERENCE, GRAPH, tolerance
 
 Array = NDArray[Any]
-BACKENDS = parameters_of([NUMPY, NUMBA, *WGSL])
+BACKENDS = parameters_of([NUMPY, NUMBA, *JAX, *WGSL])
 EXACT = tolerance("float64", GRAPH)
 
 

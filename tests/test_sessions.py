@@ -20,6 +20,7 @@ from autograd_gpu.runtime.batch import BoundGroup, ParameterBinding
 from autograd_gpu.runtime.device import Device
 from random_graphs import Recipe, random_arrays, recipes, well_conditioned
 from sessions import (
+    JAX,
     NUMBA,
     NUMPY,
     WGSL,
@@ -33,7 +34,7 @@ from sessions import (
 )
 from tolerances import GRAPH, tolerance
 
-OTHERS = [NUMBA, *WGSL]
+OTHERS = [NUMBA, *JAX, *WGSL]
 each_backend = pytest.mark.parametrize("backend", parameters_of([NUMPY, *OTHERS]))
 each_wgsl = pytest.mark.parametrize("backend", parameters_of(WGSL))
 

@@ -556,8 +556,6 @@ def test_later_keywords_are_named() -> None:
 
 @pytest.mark.parametrize("run", [ag.solve, ag.Problem.evaluate], ids=["solve", "evaluate"])
 def test_later_backends_and_precisions_are_named(run: Callable[..., Any]) -> None:
-    with pytest.raises(NotImplementedError, match="backend='jax'"):
-        run(rosenbrock(), backend="jax")
     for precision in ("float64", "mixed", "float64-native", "float64-emulated"):
         for backend in ("wgsl", "gpu"):
             with pytest.raises(NotImplementedError, match=f"precision='{precision}'"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import autograd_gpu as ag
-from sessions import NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
+from sessions import JAX, NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
 from workloads import CERES_AFTER_20_ITERATIONS, INITIAL_COSTS, MINIMA, PROBLEMS
 
 # Relative error of the cost at the minimum. W1r_s3 is known to 1e-6 only (its last digit).
@@ -35,7 +35,7 @@ def test_cost_at_the_start(name: str) -> None:
     assert cost == pytest.approx(INITIAL_COSTS[name], rel=1e-9)
 
 
-@pytest.mark.parametrize("backend", parameters_of([NUMPY, NUMBA, *WGSL]))
+@pytest.mark.parametrize("backend", parameters_of([NUMPY, NUMBA, *JAX, *WGSL]))
 @pytest.mark.parametrize("name", ["W1r_s3", "W2_s3"])
 def test_minimum_on_every_backend(name: str, backend: Backend) -> None:
     problem = PROBLEMS[name]()
@@ -60,7 +60,7 @@ def test_no_higher_than_ceres_after_20_iterations(name: str) -> None:
     assert solution.cost <= CERES_AFTER_20_ITERATIONS[name], solution.report()
 
 
-@pytest.mark.parametrize("backend", parameters_of([NUMPY, NUMBA, *WGSL]))
+@pytest.mark.parametrize("backend", parameters_of([NUMPY, NUMBA, *JAX, *WGSL]))
 def test_frozen_vertices_keep_every_bit(backend: Backend) -> None:
     problem = PROBLEMS["W1r_s3"]()
     (x,) = problem.arrays

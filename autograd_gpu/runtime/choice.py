@@ -23,6 +23,12 @@ ALIASES = {"cpu": "numba", "gpu": "wgsl"}
 WGSL_PRECISIONS = ("mixed", "float64-native", "float64-emulated")
 PRECISIONS = ("auto", "float32", "float64", *WGSL_PRECISIONS)
 
+_RUNS_ON = {
+    "numpy": "runs on the CPU",
+    "numba": "runs on the CPU",
+    "jax": "runs where JAX does (jax.default_device, JAX_PLATFORMS)",
+}
+
 GPU_MIN_RESIDUALS = 200_000
 """Below this a hardware GPU loses to the CPU: an upload, a submit and a read-back take 0.3 ms."""
 
@@ -57,6 +63,7 @@ def choose_backend(
         InputError: unknown backend or precision.
         NotImplementedError: a backend or precision that is not available yet.
         DeviceError: ``wgsl`` was asked for and no adapter exists.
+        MissingDependencyError: ``jax`` was asked for and is not installed.
     """
     wanted = ALIASES.get(backend, backend)
     if wanted != "auto" and wanted not in BACKENDS:
@@ -71,19 +78,22 @@ def choose_backend(
     reason = "as requested"
     if wanted == "auto":
         wanted, reason = _auto(precision, device, residuals)
-    if wanted == "jax":
-        raise NotImplementedError("backend='jax': the JAX backend")
     if wanted == "wgsl":
         return _wgsl(precision, device, reason)
     if device is not None:
         raise InputError(
-            f"a device was given, but backend={backend!r} runs on the CPU; leave "
+            f"a device was given, but backend={backend!r} {_RUNS_ON[wanted]}; leave "
             "device out, or use backend='wgsl'"
         )
     if precision in WGSL_PRECISIONS:
         raise InputError(
-            f"precision={precision!r} belongs to backend 'wgsl'; the CPU has float32 and float64"
+            f"precision={precision!r} belongs to backend 'wgsl'; backend {wanted!r} has float32 "
+            "and float64"
         )
+    if wanted == "jax":
+        from .jax_functions import load_jax
+
+        load_jax()
     resolved = "float64" if precision == "auto" else precision
     return BackendChoice(backend=wanted, precision=resolved, reason=reason)
 
@@ -147,6 +157,10 @@ def open_session(
         from .numba_backend import NumbaSession
 
         return NumbaSession(groups, parameter_count, choice.precision)
+    if choice.backend == "jax":
+        from .jax_backend import JaxSession
+
+        return JaxSession(groups, parameter_count, choice.precision)
     from .wgsl_backend import WgslSession
 
     return WgslSession(groups, parameter_count, choice.precision, choice.device)
