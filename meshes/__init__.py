@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from autograd_gpu.meshes import energies
+from autograd_gpu.meshes import developability, energies
 from autograd_gpu.meshes.files import load, save
 from autograd_gpu.meshes.generators import grid, icosphere
 from autograd_gpu.meshes.mesh import Mesh
 
 from_trimesh = Mesh.from_trimesh
 
-__all__ = ["Mesh", "energies", "from_trimesh", "grid", "icosphere", "load", "save"]
+__all__ = [
+    "Mesh",
+    "developability",
+    "energies",
+    "from_trimesh",
+    "grid",
+    "icosphere",
+    "load",
+    "save",
+]

@@ -104,6 +104,17 @@ class Mesh:
         return _read_only(np.unique(self.edges[uses == 1]))
 
     @cached_property
+    def interior_vertices(self) -> IntArray:
+        """Vertices whose faces close to one fan, ascending: one-ring k, k + 1 is always a face.
+
+        Left out are vertices on the boundary, at a non-manifold edge, where several fans meet, or
+        without faces.
+        """
+        fans = np.bincount(self._fans.origin[self._fans.place == 0], minlength=len(self.vertices))
+        fans[self.boundary_vertices] = 0
+        return _read_only(np.flatnonzero(fans == 1))
+
+    @cached_property
     def boundary_loops(self) -> tuple[IntArray, ...]:
         """Vertices of every closed boundary curve in order, faces to the left.
 
