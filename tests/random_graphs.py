@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import autograd_gpu as ag
 from autograd_gpu import Graph
-from autograd_gpu.ir import evaluate_nodes
+from autograd_gpu.ir import Argument, Builder, Node, evaluate_nodes
 from autograd_gpu.ops import BOOL
 
 Array = NDArray[np.float64]
@@ -34,6 +34,7 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "atan2": lambda a, b: ag.atan2(a, 1.0 + b * b),
     "hypot": lambda a, b: ag.hypot(a, b),
     "pow": lambda a, b: ag.pow(0.5 + ag.abs(a), ag.tanh(b)),
+    "mod": lambda a, b: ag.mod(a, 1.5 + ag.tanh(b)),
 }
 COMMUTATIVE = ("add", "mul", "hypot")
 UNARY: dict[str, Callable[[Any], Any]] = {
@@ -57,12 +58,23 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "relu": ag.relu,
     "square": ag.square,
     "cbrt": lambda a: ag.cbrt(1.0 + a * a),
+    "tan": lambda a: ag.tan(ag.tanh(a)),
+    "acos": lambda a: ag.acos(0.9 * ag.cos(a)),
+    "sign": lambda a: a * ag.sign(a),
+    "floor": lambda a: a - ag.floor(a),
+    "ceil": lambda a: ag.ceil(a) - a,
+    "round": lambda a: a - ag.round(a),
+    "reciprocal": lambda a: ag.reciprocal(1.0 + a * a),
+    "cube": lambda a: ag.cube(ag.tanh(a)),
 }
 TERNARY: dict[str, Callable[[Any, Any, Any], Any]] = {
     "where_less": lambda a, b, c: ag.where(a < b, c, a),
     # The untaken arm is not finite: log of a negative number, a division by zero.
     "where_log": lambda a, b, c: ag.where(a > 0.2, ag.log(a), b * c),
     "where_and": lambda a, b, c: ag.where((a > 0.0) & (b <= c), a * b, c),
+    "where_or": lambda a, b, c: ag.where((a >= b) | (b > c), c, a),
+    "where_not": lambda a, b, c: ag.where(~((a >= b) & (a != c)), b, c),
+    "where_equal": lambda a, b, c: ag.where(ag.sign(a) == ag.sign(b), c, a + b),
     "clip": lambda a, b, c: ag.clip(a, -1.0 - b * b, 1.0 + c * c),
 }
 STEPS = (*BINARY, *UNARY, *TERNARY)
@@ -132,7 +144,8 @@ class Recipe:
         return replace(self, swapped=True)
 
 
-_CONSTANTS = st.sampled_from([-0.0, 0.0, 1.0, -1.0, 0.5, 2.0, -0.7, 3.25, 0.1, 1e-3])
+CONSTANTS = (-0.0, 0.0, 1.0, -1.0, 0.5, 2.0, -0.7, 3.25, 0.1, 1e-3)
+_CONSTANTS = st.sampled_from(CONSTANTS)
 
 
 @st.composite
@@ -153,6 +166,64 @@ def recipes(
     return Recipe(widths, tuple(constants), tuple(steps), outputs)
 
 
+def random_recipe(
+    rng: np.random.Generator,
+    steps: tuple[int, int],
+    widths: tuple[int, ...] | None = None,
+    ops: Sequence[str] = STEPS,
+) -> Recipe:
+    """A random residual function where hundreds of thousands are wanted, without Hypothesis.
+
+    Args:
+        rng: source of all choices.
+        steps: fewest and most.
+        widths: of the arguments; up to four of width 1 to 3 by default.
+        ops: names of the steps to choose from.
+    """
+    if widths is None:
+        widths = tuple(rng.integers(1, 4, rng.integers(1, 5)).tolist())
+    names = rng.choice(ops, rng.integers(steps[0], steps[1] + 1)).tolist()
+    operands = rng.integers(0, 1000, (len(names), 3)).tolist()
+    chosen = tuple(Step(n, (a, b, c)) for n, (a, b, c) in zip(names, operands, strict=True))
+    constants = tuple(rng.choice(CONSTANTS, rng.integers(0, 4)).tolist())
+    return Recipe(widths, constants, chosen, int(rng.integers(1, 5)))
+
+
+def scrambled(graph: Graph, rng: np.random.Generator) -> tuple[Graph, list[int]]:
+    """The same function built otherwise, and the place of each argument in it.
+
+    Arguments are permuted, nodes are made in another topological order, and operands of
+    commutative ops stand the other way round as often as not.
+    """
+    order = rng.permutation(len(graph.arguments)).tolist()
+    users: list[list[int]] = [[] for _ in graph.nodes]
+    waiting = [len(set(node.args)) for node in graph.nodes]
+    for k, node in enumerate(graph.nodes):
+        for a in set(node.args):
+            users[a].append(k)
+    builder = Builder()
+    new: dict[int, int] = {}
+    ready = [k for k, count in enumerate(waiting) if count == 0]
+    while ready:
+        k = ready.pop(int(rng.integers(len(ready))))
+        node = graph.nodes[k]
+        if node.op == "input":
+            new[k] = builder.input(order[node.leaf[0]], node.leaf[1], node.dtype)
+        elif node.op == "const":
+            new[k] = builder.constant(cast("float | bool", node.payload))
+        else:
+            new[k] = builder.raw(node.op, tuple(new[a] for a in node.args))
+        for user in users[k]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                ready.append(user)
+    arguments = [Argument("", ())] * len(order)
+    for original, place in enumerate(order):
+        arguments[place] = graph.arguments[original]
+    made = Graph.build(builder, [new[o] for o in graph.outputs], arguments, graph.output_shape)
+    return made, order
+
+
 def random_arrays(widths: Sequence[int], batch: int, seed: int) -> list[Array]:
     """Inputs of order 1, exact in float32; width 1 is ``(batch,)``."""
     rng = np.random.default_rng(seed)
@@ -168,7 +239,12 @@ BRANCH_MARGIN = 1e-3
 GROWTH_LIMIT = 1e-5
 LARGEST_VALUE = 1e4
 _KINKS = ("lt", "le", "gt", "ge", "eq", "ne", "minimum", "maximum")
-_JUMPS = ("abs", "sign", "floor", "ceil", "round")
+_ODD = ("abs", "sign")
+# Jumps at integers of what is given here, by op.
+_STEPS: dict[str, Callable[..., Any]] = {
+    "floor": lambda x: x, "ceil": lambda x: x, "round": lambda x: x + 0.5,
+    "mod": lambda a, b: a / b,
+}  # fmt: skip
 
 
 def _node_values(graph: Graph, arrays: Sequence[Array], dtype: Any = np.float64) -> list[Any]:
@@ -180,6 +256,11 @@ def _outputs(graph: Graph, values: Sequence[Any], batch: int) -> Array:
     return np.stack([np.broadcast_to(values[o], (batch,)) for o in graph.outputs], axis=1)
 
 
+def _are_signs(graph: Graph, node: Node) -> bool:
+    """Whether both operands are signs, which are equal without being near a kink."""
+    return all(graph.nodes[a].op == "sign" for a in node.args)
+
+
 def smooth_points(graph: Graph, arrays: Sequence[Array]) -> NDArray[np.bool_]:
     """Elements of the batch that stay clear of every kink, jump and branch of ``graph``."""
     batch = len(arrays[0])
@@ -187,11 +268,14 @@ def smooth_points(graph: Graph, arrays: Sequence[Array]) -> NDArray[np.bool_]:
     fair = np.ones(batch, bool)
     with np.errstate(invalid="ignore"):
         for k, node in enumerate(graph.nodes):
-            if node.op in _KINKS:
-                a, b = (values[j] for j in node.args)
-                fair &= ~(np.abs(a - b) < BRANCH_MARGIN)
-            elif node.op in _JUMPS:
-                fair &= ~(np.abs(values[node.args[0]]) < BRANCH_MARGIN)
+            operands = [values[j] for j in node.args]
+            if node.op in _KINKS and node.args[0] != node.args[1] and not _are_signs(graph, node):
+                fair &= ~(np.abs(operands[0] - operands[1]) < BRANCH_MARGIN)
+            elif node.op in _ODD:
+                fair &= ~(np.abs(operands[0]) < BRANCH_MARGIN)
+            elif node.op in _STEPS:
+                steps = _STEPS[node.op](*operands)
+                fair &= ~(np.abs(steps - np.rint(steps)) < BRANCH_MARGIN)
             elif node.op in ("sqrt", "hypot") and node.dtype != BOOL:
                 fair &= ~(np.abs(values[k]) < BRANCH_MARGIN)
         results = _outputs(graph, values, batch)

@@ -73,6 +73,10 @@ JAX = [JAX64, JAX32]
 WGSL = [Backend("wgsl", "float32", adapter) for adapter in wgsl_adapters() or ("none",)]
 
 
+BACKENDS = [NUMPY, NUMBA, *WGSL]
+"""What random graphs run on: a new backend is one more entry."""
+
+
 def parameters_of(backends: Sequence[Backend]) -> list[Any]:
     """Backends as pytest parameters; those on WGSL are marked, those on JAX need it."""
     no_jax = importlib.util.find_spec("jax") is None

@@ -7,18 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LONG
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 import autograd_gpu as ag
 import autograd_gpu.meshes.energies as energies
 from autograd_gpu.codegen.kernel import Product
-from autograd_gpu.diff import value_and_jacobian
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import BoundGroup, ParameterBinding
 from autograd_gpu.runtime.device import Device
-from random_graphs import Recipe, random_arrays, recipes, well_conditioned
 from sessions import (
     JAX,
     NUMBA,
@@ -51,49 +46,6 @@ def check(backend: Backend, bound: Bound, arrays: list[Any], wrt: list[int] | No
     bounds.check(batch.jacobian, J, f"{backend}: jacobian")
     cost = 0.5 * np.sum(want**2)
     bounds.check(batch.cost / (1 + cost), cost / (1 + cost), f"{backend}: cost")
-
-
-# -- random graphs -------------------------------------------------------------------------------
-
-WIDTHS = (3, 2, 1, 3)
-DATA = (2,)
-PARAMETERS = [k for k in range(len(WIDTHS)) if k not in DATA]
-# Several graphs share a kernel, since compiling takes longer than everything else.
-PACK = 5
-EXAMPLES = 60 if LONG else 7
-BATCH = 300
-
-
-@pytest.mark.parametrize("backend", parameters_of(OTHERS))
-@settings(max_examples=EXAMPLES, phases=(Phase.explicit, Phase.generate))  # a shrink compiles
-@given(
-    pack=st.lists(recipes(WIDTHS, min_steps=4, max_steps=20), min_size=PACK, max_size=PACK),
-    seed=st.integers(0, 2**32),
-)
-def test_random_graphs(backend: Backend, pack: list[Recipe], seed: int) -> None:
-    def residual(*arguments: Any) -> list[Any]:
-        return [r for recipe in pack for r in recipe(*arguments)]
-
-    arrays = random_arrays(WIDTHS, BATCH, seed)
-    graph = ag.trace(residual, *WIDTHS)
-    batch = evaluate(backend, bind(graph, arrays, DATA))
-    bounds = tolerance(backend.precision, GRAPH)
-    exact = graph(*arrays)
-    jacobian = ag.jacobian(graph, PARAMETERS)(*arrays)
-    row = kept = 0
-    for recipe in pack:
-        alone = recipe.trace()
-        rows = slice(row, row + len(alone.outputs))
-        row = rows.stop
-        fair = well_conditioned(value_and_jacobian(alone, PARAMETERS), arrays)
-        kept += int(fair.sum())
-        if fair.any():
-            bounds.check(batch.residuals[fair, rows], exact[fair, rows], str(alone))
-            bounds.check(batch.jacobian[fair, rows], jacobian[fair, rows], f"jacobian of {alone}")
-    assert kept > 0.2 * PACK * BATCH, f"only {kept} of {PACK * BATCH} points are well-conditioned"
-    if np.isfinite(exact).all():
-        own = 0.5 * float(np.sum(batch.residuals**2))
-        np.testing.assert_allclose(batch.cost, own, rtol=1e-4 if bounds.relative > 1e-8 else 1e-10)
 
 
 # -- what an element sees ------------------------------------------------------------------------
