@@ -5,6 +5,7 @@ The public face: everything here is re-exported, nothing is defined.
 
 from __future__ import annotations
 
+from autograd_gpu import losses as losses
 from autograd_gpu import meshes as meshes
 from autograd_gpu.codegen.render import compile_to_jax, compile_to_numba, compile_to_wgsl
 from autograd_gpu.diff import hessian, hvp, jacobian, jvp, vjp
@@ -146,6 +147,7 @@ __all__ = [
     "logical_and",
     "logical_not",
     "logical_or",
+    "losses",
     "max",
     "maximum",
     "mean",

@@ -10,7 +10,6 @@ LATER: dict[str, str] = {
     "enable_gpu": "a process-wide default backend",
     "least_squares": "SciPy's least_squares interface",
     "curve_fit": "SciPy's curve_fit interface",
-    "losses": "robust losses",
     "manifolds": "manifolds",
     "interop": "bridges to networkx, SymPy and JAX",
     "cache": "caches on disk",

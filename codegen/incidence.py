@@ -51,9 +51,17 @@ class NodeSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupStructure:
-    """A residual group as the gather kernels see it; ``slots`` is None for data."""
+    """A residual group as the gather kernels see it.
+
+    Attributes:
+        kernel: residuals and Jacobian, from which sums are made.
+        residual: residuals whose half square is the cost; others than those under a robust loss.
+        slots: where each slot lives; None for data.
+        stored: a record of residuals and Jacobian is kept per element.
+    """
 
     kernel: Kernel
+    residual: Kernel
     slots: tuple[NodeSlot | None, ...]
     stored: bool
 

@@ -15,6 +15,13 @@ from hashlib import blake2b
 from math import prod
 from typing import cast
 
+from autograd_gpu.codegen.robust import (
+    LossBlocks,
+    corrected,
+    cost_residual,
+    loss_sum,
+    residuals_only,
+)
 from autograd_gpu.diff import value_and_jacobian
 from autograd_gpu.errors import ShapeError
 from autograd_gpu.ir import Builder, Graph, Shape
@@ -25,7 +32,11 @@ GENERATOR_VERSION = "1"
 
 
 class Product(StrEnum):
-    """What a kernel computes for each element."""
+    """What a kernel computes for each element.
+
+    With a robust loss, ``residual`` is what ½‖·‖² makes the cost of, and ``residual_jacobian`` the
+    pair that Gauss-Newton takes; ``robust.py`` has the formulas. Without one both are r.
+    """
 
     RESIDUAL = "residual"
     COST = "cost"
@@ -135,6 +146,7 @@ class Topology:
         slots: in canonical order.
         arguments: for each slot, the argument of the traced function.
         name: name of the first function that had this topology.
+        losses: which outputs of the graph are residuals, and which belong to robust losses.
     """
 
     serial: bytes
@@ -142,6 +154,12 @@ class Topology:
     slots: tuple[Slot, ...]
     arguments: tuple[int, ...]
     name: str
+    losses: LossBlocks
+
+    @property
+    def residual_size(self) -> int:
+        """Residuals per element."""
+        return self.losses.residual_size
 
     @property
     def key(self) -> str:
@@ -149,8 +167,13 @@ class Topology:
         return blake2b(self.serial, digest_size=16).hexdigest()
 
 
-def topology_of(graph: Graph, slots: Sequence[Slot]) -> Topology:
+def topology_of(graph: Graph, slots: Sequence[Slot], losses: LossBlocks | None = None) -> Topology:
     """Canonical form of a residual graph whose argument k is gathered as ``slots[k]``.
+
+    Args:
+        graph: residuals, and after them what belongs to losses.
+        slots: one per argument.
+        losses: which output is what; residuals alone by default.
 
     Raises:
         ShapeError: the number of slots or a shape differs from the graph's arguments.
@@ -165,7 +188,17 @@ def topology_of(graph: Graph, slots: Sequence[Slot]) -> Topology:
     serial = (
         canonical.serial + repr([(s.kind.value, s.ambient, s.tangent) for s in ordered]).encode()
     )
-    return Topology(serial, canonical.graph(graph.name), ordered, canonical.arguments, graph.name)
+    blocks = losses or LossBlocks(len(graph.outputs))
+    if blocks.count:
+        serial += repr((blocks.residual_size, blocks.count, blocks.orders)).encode()
+    return Topology(
+        serial,
+        canonical.graph(graph.name),
+        ordered,
+        canonical.arguments,
+        graph.name,
+        blocks,
+    )
 
 
 def make_kernel(topology: Topology, product: Product) -> Kernel:
@@ -191,38 +224,48 @@ class _Uncompared:
 @lru_cache(maxsize=1024)
 def _make_kernel(serial: bytes, product: Product, carried: _Uncompared) -> Kernel:
     topology = carried.topology
-    graph, slots = topology.graph, topology.slots
+    graph, slots, losses = topology.graph, topology.slots, topology.losses
     base = Kernel(
         name=f"{product.value}_{topology.key[:8]}",
         product=product,
         slots=slots,
         graph=graph,
-        residual_size=len(graph.outputs),
+        residual_size=topology.residual_size,
         columns=sum(s.tangent for s in slots),
         entries=(),
         key=f"{topology.key}-{product.value}-{GENERATOR_VERSION}",
     )
     if product is Product.COST:
-        return replace(base, graph=_half_squared_norm(graph))
+        return replace(base, graph=_cost(graph, losses))
     if product is Product.RESIDUAL_JACOBIAN:
-        return _with_jacobian(base)
-    return base
+        return _with_jacobian(base, losses)
+    return replace(base, graph=cost_residual(graph, losses)) if losses.count else base
 
 
-def _half_squared_norm(graph: Graph) -> Graph:
+def _cost(graph: Graph, losses: LossBlocks) -> Graph:
+    """½‖r‖², or ½Σρ."""
     b = Builder(RULES)
+    if losses.count:
+        graph = loss_sum(graph, losses)
     ids = b.absorb(graph.nodes)
-    total = b.constant(0.0)
-    for o in graph.outputs:
-        total = b.apply("add", total, b.apply("mul", ids[o], ids[o]))
+    if losses.count:
+        total = ids[graph.outputs[0]]
+    else:
+        total = b.constant(0.0)
+        for o in graph.outputs:
+            total = b.apply("add", total, b.apply("mul", ids[o], ids[o]))
     half = b.apply("mul", b.constant(0.5), total)
     return Graph.build(b, [half], graph.arguments, (), f"{graph.name}_cost")
 
 
-def _with_jacobian(base: Kernel) -> Kernel:
+def _with_jacobian(base: Kernel, losses: LossBlocks) -> Kernel:
     """Attach the Jacobian; zeros and constants of it are facts of the kernel, not outputs."""
     wrt = [k for k, s in enumerate(base.slots) if s.kind is SlotKind.PARAMETER]
-    both = value_and_jacobian(base.graph, wrt)
+    if losses.count:
+        plain = value_and_jacobian(residuals_only(base.graph, losses), wrt)
+        both = corrected(base.graph, plain, losses)
+    else:
+        both = value_and_jacobian(base.graph, wrt)
     m, n = base.residual_size, base.columns
     outputs = list(both.outputs[:m])
     entries: list[JacobianEntry] = []

@@ -52,7 +52,7 @@ from autograd_gpu.codegen.solve_layout import (
     kind_row,
     set_row,
 )
-from autograd_gpu.ir import Builder, Graph
+from autograd_gpu.ir import Graph
 
 WORKGROUP_SIZE = 256
 
@@ -411,13 +411,8 @@ def trial_elements(structure: SolveStructure) -> SolveKernel:
     """Cost at the trial point and its change, in difference form."""
     groups: list[dict[str, Any]] = []
     for g, group in enumerate(structure.groups):
-        kernel = group.kernel
-        m = kernel.residual_size
-        builder = Builder()
-        builder.absorb(kernel.graph.nodes)
-        residual = Graph.build(builder, kernel.graph.outputs[:m], kernel.graph.arguments)
-        body = _element_body(structure, g, residual)
-        groups.append({"body": body, "residuals": m, "position": g})
+        body = _element_body(structure, g, group.residual.graph)
+        groups.append({"body": body, "residuals": group.kernel.residual_size, "position": g})
     context = {**_common(structure, "trial_elements"), "groups": groups}
     buffers = {"tables": False, "parameters": False, "partials": True, "state": False}
     return _kernel("trial_elements", "solve/trial_elements", buffers, context)

@@ -54,6 +54,7 @@ class Analysis:
         self.column_count = free
         self.groups = tuple(self._bind(g) for g in problem.groups)
         self._given_as = [g.given_as or g.name for g in problem.groups]
+        self.has_losses = any(g.topology.losses.count for g in self.groups)
         self._first_columns = {
             self.base[a.name]: self._columns[a.name][:, 0] for a in problem.arrays
         }

@@ -23,10 +23,12 @@ class Evaluation:
     """Numbers at one point.
 
     Attributes:
-        residuals: ``(rows,)``, groups in the order added, element by element.
+        residuals: ``(rows,)``, groups in the order added, element by element. Under a robust loss
+            these and the Jacobian are the corrected pair, as in Ceres: ``gradient`` is that of
+            the cost, and JᵀJ its Gauss-Newton matrix.
         jacobian: sparse CSR, ``(rows, columns)``; ``problem.columns(x)`` says which column is
             which.
-        cost: ½‖r‖².
+        cost: ½Σρ(‖r‖²) over the elements, ½‖r‖² without losses.
         backend, precision, device: where it was computed.
         reason: why there.
     """

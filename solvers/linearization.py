@@ -32,12 +32,14 @@ class Trial:
 
     Attributes:
         parameters: all of them, flat.
+        residuals: there, as ``Session.residuals`` gives them (and keeps them, without losses).
         reduction: how much lower its cost is, ½Σ(r_old - r_new)(r_old + r_new): that keeps its
             digits where the difference of two costs has lost them. May be NaN or infinite.
         trouble: the first residual that is not finite, if the reduction is not.
     """
 
     parameters: FloatArray
+    residuals: FloatArray
     reduction: float
     trouble: str
 
@@ -61,7 +63,8 @@ class Linearization:
 
     Attributes:
         x: all parameters, flat.
-        cost: ½‖r‖²; infinite or NaN only at a start that is not finite.
+        residuals: whose half square is the cost; Gauss-Newton has others under a robust loss.
+        cost: ½‖residuals‖²; infinite or NaN only at a start that is not finite.
         gradient_norm: largest entry of |Jᵀr|; NaN before `linearize`.
     """
 
@@ -91,12 +94,20 @@ class Linearization:
 
     # Overflow and NaN are looked for below, and named: NumPy's warnings would say less.
     @np.errstate(all="ignore")
-    def linearize(self) -> str:
-        """Residuals, Jacobian and normal equations at x; says what is not finite, or nothing."""
+    def linearize(self, known: FloatArray | None = None) -> str:
+        """Residuals, Jacobian and normal equations at x; says what is not finite, or nothing.
+
+        Args:
+            known: ``Session.residuals`` at x, if they were found already.
+        """
         analysis = self.analysis
         residuals, values = self._session.residual_jacobian(self.x)
+        corrected = residuals.copy()
+        self.residuals = corrected
+        if analysis.has_losses:
+            # The pair that steps come from is corrected, and half its square is not the cost.
+            self.residuals = self._session.residuals(self.x).copy() if known is None else known
         self._watch.lap("evaluate")
-        self.residuals = residuals.copy()
         self.cost = 0.5 * float(self.residuals @ self.residuals)
         if not math.isfinite(self.cost):
             row = _worst(self.residuals)
@@ -104,7 +115,7 @@ class Linearization:
             overflow = ", and the cost is not finite" if math.isfinite(value) else ""
             return f"{analysis.locate_row(row)} is {value}{overflow}"
         free = analysis.free_values(values)
-        self.normal.assemble(free, self.residuals)
+        self.normal.assemble(free, corrected)
         self.gradient_norm = float(np.max(np.abs(self.normal.gradient), initial=0.0))
         self._watch.lap("assemble")
         if not math.isfinite(self.gradient_norm) or not np.isfinite(self.normal.diagonal).all():
@@ -128,7 +139,12 @@ class Linearization:
         if not math.isfinite(reduction):
             row = _worst(residuals)
             trouble = f"{self.analysis.locate_row(row)} is {residuals[row]}"
-        return Trial(parameters=parameters, reduction=reduction, trouble=trouble)
+        return Trial(
+            parameters=parameters,
+            residuals=residuals.copy() if self.analysis.has_losses else residuals,
+            reduction=reduction,
+            trouble=trouble,
+        )
 
     def move(self, trial: Trial) -> str:
         """Make a trial the point; if its Jacobian is unusable, say why and stay.
@@ -137,7 +153,7 @@ class Linearization:
         """
         before = (self.x, self.residuals, self.cost, self.gradient_norm)
         self.x = trial.parameters
-        trouble = self.linearize()
+        trouble = self.linearize(trial.residuals)
         if trouble:
             # The cost fell but the Jacobian there is unusable: the point is not a state.
             self.x, self.residuals, self.cost, self.gradient_norm = before

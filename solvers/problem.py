@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from autograd_gpu.errors import InputError, ShapeError
+from autograd_gpu.losses import Loss, as_loss
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.solvers.ragged_group import (
@@ -56,7 +57,7 @@ class _Values:
 
 
 class Problem:
-    """Parameters and residuals; ``cost`` is ½‖r‖² over all of them.
+    """Parameters and residuals; ``cost`` is ½Σρ(‖r‖²) over all elements, ½‖r‖² without losses.
 
     Arrays are copied when they are given and never changed. A problem is described once and can
     be evaluated and solved many times; compiled kernels are kept with it.
@@ -123,7 +124,7 @@ class Problem:
         fn: Callable[..., Any],
         *arguments: Any,
         weight: ArrayLike | None = None,
-        loss: object | None = None,
+        loss: Loss | Callable[[Any], Any] | None = None,
         name: str | None = None,
     ) -> None:
         """Add one residual block per element of a batch.
@@ -136,15 +137,15 @@ class Problem:
             weight: multiplies the residual: a number, ``(count,)``, or a matrix square root
                 ``(m, m)`` or ``(count, m, m)``. In ``update`` it is the data argument
                 ``weight`` (``weight_of_residual`` if ``fn`` has an argument ``weight``).
-            loss: not available yet.
+            loss: a loss of ``ag.losses``, or a function ρ(s); acts on s = ‖r‖² of each element,
+                weight included, and the cost is ½Σρ(s). In ``update`` its parameters are data
+                arguments, such as ``loss_delta``.
             name: for reports; the function's name by default.
 
         Raises:
             TraceError: the function cannot be traced.
             ShapeError, IndexRangeError, InputError: an argument does not fit.
         """
-        if loss is not None:
-            raise NotImplementedError("Problem.add_residuals(loss=…): robust losses")
         title = self._free_name(name or function_name(fn), named=name is not None)
         what = f"residuals {title!r}"
         if not arguments:
@@ -164,11 +165,14 @@ class Problem:
             )
         if count == 0:
             raise InputError(f"{what}: the batch is empty; leave the group out")
+        checked = None if loss is None else as_loss(loss, what)
         if any(rows_of(g) is not None for g in gathered):
-            self._groups[title] = trace_ragged_group(fn, names, gathered, count, weight, title)
+            self._groups[title] = trace_ragged_group(
+                fn, names, gathered, count, weight, checked, title
+            )
         else:
             plain = cast("list[GroupArgument]", gathered)
-            self._groups[title] = trace_group(fn, names, plain, count, weight, title)
+            self._groups[title] = trace_group(fn, names, plain, count, weight, checked, title)
         self._forget()
 
     def _free_name(self, wanted: str, *, named: bool) -> str:

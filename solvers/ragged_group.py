@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from autograd_gpu.errors import InputError, ShapeError
+from autograd_gpu.losses import Loss
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.sequence import unrolled
@@ -23,6 +24,7 @@ from autograd_gpu.solvers.residual_group import (
     GroupArgument,
     ResidualGroup,
     batch_length,
+    loss_rows,
     replaced_rows,
     trace_group,
 )
@@ -46,7 +48,8 @@ class RaggedGroup:
 
     Attributes:
         name: for reports and messages.
-        arguments: what each argument of the function gathers, and the weight's rows at the end.
+        arguments: what each argument of the function gathers, and at the end the rows of the weight
+            and of the loss's parameters.
         names: of the arguments.
         count: number of elements.
         parts: one batch per combination of lengths that occurs.
@@ -136,9 +139,12 @@ def trace_ragged_group(
     gathered: Sequence[AnyArgument],
     count: int,
     weight: ArrayLike | None,
+    loss: Loss | None,
     title: str,
 ) -> RaggedGroup:
     """Trace a residual function once for every length of row; arguments as ``trace_group``."""
+    # The weight first, then what the loss is parametrised by: as `trace_group` appends them.
+    appended = [] if loss is None else loss_rows(loss, count, f"residuals {title!r}")
     per_element = _weight_per_element(weight, count, f"residuals {title!r}, weight")
     lengths = np.stack([r.lengths for a in gathered if (r := rows_of(a)) is not None], axis=1)
     parts: list[ResidualGroup] = []
@@ -151,19 +157,20 @@ def trace_ragged_group(
             plain,
             len(elements),
             weight if per_element is None else per_element[elements],
+            None if loss is None else loss.of(elements),
             f"{title} ({_said(found)})",
         )
         parts.append(replace(part, elements=elements, given_as=title))
-    arguments, all_names = list(gathered), list(names)
+    first = parts[0]
     if weight is not None:
-        rows = parts[0].arguments[-1]
+        rows = first.arguments[-1 - len(appended)]
         assert isinstance(rows, DataRows)
-        arguments.append(rows if per_element is None else DataRows(per_element, False))
-        all_names.append(parts[0].graph.arguments[-1].name)
+        appended.insert(0, rows if per_element is None else DataRows(per_element, False))
+    own = len(first.arguments) - len(appended)
     return RaggedGroup(
         name=title,
-        arguments=tuple(arguments),
-        names=tuple(all_names),
+        arguments=(*gathered, *appended),
+        names=(*names, *(a.name for a in first.graph.arguments[own:])),
         count=count,
         parts=tuple(parts),
     )

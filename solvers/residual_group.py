@@ -9,8 +9,11 @@ from typing import Any, cast
 from numpy.typing import ArrayLike
 
 from autograd_gpu.codegen.kernel import Slot, Topology, data_slot, parameter_slot, topology_of
+from autograd_gpu.codegen.robust import LossBlocks
 from autograd_gpu.errors import InputError, ShapeError, TraceError
 from autograd_gpu.ir import Argument, Builder, Graph
+from autograd_gpu.losses import Loss
+from autograd_gpu.rewrite import RULES
 from autograd_gpu.runtime.batch import DataBinding, FloatArray, IndexArray, ParameterBinding
 from autograd_gpu.scalar import Scalar
 from autograd_gpu.solvers.selection import Selection, Shared, finite_array
@@ -35,7 +38,7 @@ class ResidualGroup:
 
     Attributes:
         name: for reports and messages.
-        graph: the traced function, weight included.
+        graph: the traced function, weight and losses included.
         topology: its canonical form.
         arguments: what each argument of ``graph`` gathers.
         count: number of elements.
@@ -60,7 +63,7 @@ class ResidualGroup:
     @property
     def residual_size(self) -> int:
         """Residuals per element."""
-        return len(self.graph.outputs)
+        return self.topology.residual_size
 
     def with_data(self, new: Mapping[str, ArrayLike] | ArrayLike) -> ResidualGroup:
         """The group with other numbers in its data arguments; see ``Problem.update``.
@@ -133,6 +136,7 @@ def trace_group(
     gathered: Sequence[GroupArgument],
     count: int,
     weight: ArrayLike | None,
+    loss: Loss | None,
     title: str,
 ) -> ResidualGroup:
     """Trace a residual function for a batch of ``count`` elements.
@@ -143,6 +147,7 @@ def trace_group(
         gathered: what the arguments gather.
         count: number of elements.
         weight: as in ``Problem.add_residuals``.
+        loss: on the weighted residual of each element.
         title: name of the group.
 
     Raises:
@@ -160,10 +165,14 @@ def trace_group(
     if weight is not None:
         graph, rows = weighted(graph, weight, count, what)
         arguments.append(rows)
+    blocks = None
+    if loss is not None:
+        graph, blocks, parameters = robust(graph, loss, count, what)
+        arguments += parameters
     return ResidualGroup(
         name=title,
         graph=graph,
-        topology=topology_of(graph, [slot_of(g) for g in arguments]),
+        topology=topology_of(graph, [slot_of(g) for g in arguments], blocks),
         arguments=tuple(arguments),
         count=count,
     )
@@ -191,12 +200,66 @@ def weighted(graph: Graph, weight: ArrayLike, count: int, what: str) -> tuple[Gr
     factor = traced_argument(builder, len(graph.arguments), shape)
     product = factor @ residual if isinstance(factor, Matrix) else residual * factor
     assert isinstance(product, Vector)
-    # A residual function may have an argument of that name itself, and `update` goes by names.
-    taken = {a.name for a in graph.arguments}
-    name = next(n for n in ("weight", "weight_of_residual") if n not in taken)
-    arguments = (*graph.arguments, Argument(name, shape))
+    arguments = (*graph.arguments, Argument(_free_name("weight", graph), shape))
     outputs = [cast(Scalar, item).node for item in product.items]
     return Graph.build(builder, outputs, arguments, graph.output_shape, graph.name), rows
+
+
+def _free_name(wanted: str, graph: Graph) -> str:
+    """``wanted``, or more words if the residual function has an argument of that name itself."""
+    taken = {a.name for a in graph.arguments}
+    return f"{wanted}_of_residual" if wanted in taken else wanted
+
+
+def robust(
+    graph: Graph, loss: Loss, count: int, what: str, *, per_residual: bool = False
+) -> tuple[Graph, LossBlocks, list[DataRows]]:
+    """The graph with the values of a loss after its residuals, and the loss's parameters as rows.
+
+    Args:
+        graph: residuals of an element, weight included.
+        loss: acts on the squared norm of all of them ...
+        count: elements.
+        what: for messages.
+        per_residual: ... or on the square of each by itself.
+    """
+    m = len(graph.outputs)
+    rows = loss_rows(loss, count, what)
+    arguments = list(graph.arguments)
+    for name in loss.parameters:
+        arguments.append(Argument(_free_name(f"loss_{name}", graph), ()))
+    blocks = LossBlocks(m, m if per_residual else 1, 2 if loss.concave else 3)
+    b = Builder(RULES)
+    ids = b.absorb(graph.nodes)
+    outputs = [ids[o] for o in graph.outputs]
+    parameters = [b.input(len(graph.arguments) + k, 0) for k in range(len(rows))]
+    values = loss.graph()
+    for k in range(blocks.count):
+        s = b.constant(0.0)
+        for i in blocks.block(k):
+            s = b.apply("add", s, b.apply("mul", outputs[i], outputs[i]))
+        leaves = [s, *parameters]
+        new = b.absorb(values.nodes, lambda node, leaves=leaves: leaves[node.leaf[0]])
+        outputs += [new[o] for o in values.outputs[: blocks.orders]]
+    return Graph.build(b, outputs, arguments, None, graph.name), blocks, rows
+
+
+def loss_rows(loss: Loss, count: int, what: str) -> list[DataRows]:
+    """The parameters of a loss as data of a batch, in order.
+
+    Raises:
+        ShapeError: other than a number or one per element.
+    """
+    rows: list[DataRows] = []
+    for name, values in loss.parameters.items():
+        if values.shape not in ((), (count,)):
+            raise ShapeError(
+                f"{what}, loss {loss.name}, {name}: got shape {values.shape}, expected a number "
+                f"or ({count},)"
+            )
+        shared = values.ndim == 0
+        rows.append(DataRows(values[None] if shared else values, shared))
+    return rows
 
 
 def parameter_binding(selection: Selection, base: int) -> ParameterBinding:

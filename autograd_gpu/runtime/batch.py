@@ -90,7 +90,7 @@ class BoundGroup:
     @property
     def residual_size(self) -> int:
         """Residuals per element."""
-        return len(self.topology.graph.outputs)
+        return self.topology.residual_size
 
     def element(self, k: int) -> int:
         """The user's number of element k."""
@@ -126,15 +126,15 @@ class Session(Protocol):
         ...
 
     def residuals(self, parameters: FloatArray) -> FloatArray:
-        """All residuals."""
+        """All residuals; under a robust loss scaled so that ½‖·‖² is the cost."""
         ...
 
     def cost(self, parameters: FloatArray) -> float:
-        """½‖r‖² over all groups."""
+        """½‖r‖², under robust losses ½Σρ(‖r‖²), over all groups."""
         ...
 
     def residual_jacobian(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """All residuals, and the Jacobian's values."""
+        """All residuals, and the Jacobian's values; under a robust loss the corrected pair."""
         ...
 
     def sources(self) -> Sequence[Source]:

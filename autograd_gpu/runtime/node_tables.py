@@ -240,7 +240,12 @@ class NodeTables:
             )
         varies = any(e.output is not None for e in kernel.entries)
         keep = kernel.graph.cost > STORE_ABOVE_COST if stored is None else stored
-        return GroupStructure(kernel=kernel, slots=tuple(slots), stored=varies and keep)
+        return GroupStructure(
+            kernel=kernel,
+            residual=bound.kernel(Product.RESIDUAL),
+            slots=tuple(slots),
+            stored=varies and keep,
+        )
 
     def _width_of(self, node_set: int) -> int:
         return sum(self._arrays[a].width for a in self._sets[node_set])
