@@ -16,7 +16,7 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test test-long check format bench adapter typing clean
+.PHONY: help demo test test-long check format bench bench-peers adapter typing clean
 
 help:
 	@echo "make demo        run a demo and write its picture (DEMO=$(DEMO))"
@@ -25,6 +25,7 @@ help:
 	@echo "make check       ruff, formatting, pyright"
 	@echo "make format      rewrite the code as ruff wants it"
 	@echo "make bench       measure kernels and solves on the best adapter (benchmarks/)"
+	@echo "make bench-peers Ceres Solver beside us on this CPU (needs g++ and libceres-dev)"
 	@echo "make clean       remove .venv and everything generated"
 
 demo: $(VENV)/.stamp-demos $(VENV)/.stamp-fast adapter
@@ -48,6 +49,9 @@ format: $(VENV)/.stamp-dev
 
 bench: $(VENV)/.stamp-demos $(VENV)/.stamp-fast adapter
 	@$(BIN)/python -m benchmarks.device_solve $(ARGS)
+
+bench-peers: $(VENV)/.stamp-test $(VENV)/.stamp-fast
+	@$(BIN)/python -m benchmarks.peers_ceres $(ARGS)
 
 adapter:
 	@.ci/ensure_adapter.sh
