@@ -77,10 +77,14 @@ from autograd_gpu.later import refuse as __getattr__  # noqa: F401 - asked for a
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.rewrite import simplify
 from autograd_gpu.runtime.adapters import devices
+from autograd_gpu.runtime.batch_executor import GPUBatchExecutor
+from autograd_gpu.runtime.choice import enable_gpu
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.scalar import Scalar
+from autograd_gpu.solvers.compiled_residuals import CompiledResiduals, CompiledResidualsGPU
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.problem import Problem
+from autograd_gpu.solvers.scalar_least_squares import NonlinearLeastSquares
 from autograd_gpu.solvers.selection import shared
 from autograd_gpu.solvers.solution import Solution, Status
 from autograd_gpu.solvers.solve import solve
@@ -90,10 +94,13 @@ from autograd_gpu.vector import Matrix, Vec2, Vec3, Vec4, Vector
 
 __all__ = [
     "AutogradGpuError",
+    "CompiledResiduals",
+    "CompiledResidualsGPU",
     "Device",
     "DeviceError",
     "DeviceLimitError",
     "DeviceLostError",
+    "GPUBatchExecutor",
     "Graph",
     "IndexRangeError",
     "InputError",
@@ -102,6 +109,7 @@ __all__ = [
     "Matrix",
     "MeshError",
     "MissingDependencyError",
+    "NonlinearLeastSquares",
     "PrecisionError",
     "Problem",
     "Ragged",
@@ -133,6 +141,7 @@ __all__ = [
     "cube",
     "devices",
     "dot",
+    "enable_gpu",
     "erf",
     "exp",
     "expm1",

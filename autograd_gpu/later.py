@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 LATER: dict[str, str] = {
-    "CompiledResiduals": "residuals built one by one, grouped and compiled",
-    "CompiledResidualsGPU": "residuals built one by one, grouped and compiled for WGSL",
-    "NonlinearLeastSquares": "solving over eager scalar graphs",
-    "GPUBatchExecutor": "batches of eager scalar graphs",
-    "enable_gpu": "a process-wide default backend",
     "least_squares": "SciPy's least_squares interface",
     "curve_fit": "SciPy's curve_fit interface",
     "manifolds": "manifolds",

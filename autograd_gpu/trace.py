@@ -12,7 +12,7 @@ import numpy as np
 from .errors import AutogradGpuError, ShapeError, TraceError
 from .ir import Argument, Builder, Graph, Shape
 from .ops import BOOL
-from .scalar import Scalar, is_internal, is_scalar_like
+from .scalar import AbstractScalar, Scalar, is_internal, is_scalar_like
 from .sequence import TracedSequence
 from .vector import Matrix, Vector, vector
 
@@ -74,12 +74,17 @@ def trace_shapes(
     builder = Builder()
     title = name or function_name(fn)
     values = [traced_argument(builder, k, a.shape) for k, a in enumerate(arguments)]
-    result = _call(fn, values, title)
+    result = call_residual(fn, values, title)
     items, shape = flatten_result(result, title)
     if any(isinstance(item, Scalar) and item.builder is not builder for item in items):
         raise TraceError(
             f"residual function {title!r} returned a value of another trace (mixes values of two "
             "traces); a traced value cannot outlive the function call that it was made for"
+        )
+    if any(isinstance(item, AbstractScalar) and not isinstance(item, Scalar) for item in items):
+        raise TraceError(
+            f"residual function {title!r} returned an eager ag.Value, which is no argument; pass "
+            "its number to add_residuals as an argument"
         )
     ids = [item.node if isinstance(item, Scalar) else builder.constant(item) for item in items]
     for position, k in enumerate(ids):
@@ -103,7 +108,7 @@ def traced_argument(builder: Builder, position: int, shape: Shape) -> Any:
     return Matrix([items[k : k + columns] for k in range(0, size, columns)])
 
 
-def _call(fn: Callable[..., Any], values: list[Any], title: str) -> Any:
+def call_residual(fn: Callable[..., Any], values: list[Any], title: str) -> Any:
     """Call the user's function; foreign exceptions keep their line and gain the context."""
     try:
         return fn(*values)
@@ -123,9 +128,9 @@ def _call(fn: Callable[..., Any], values: list[Any], title: str) -> Any:
         ) from error
 
 
-def flatten_result(result: Any, title: str) -> tuple[list[Scalar | float], Shape]:
+def flatten_result(result: Any, title: str) -> tuple[list[Any], Shape]:
     """Flatten what a function returned into scalars, and its shape (flat if it is ragged)."""
-    if isinstance(result, Scalar) or is_scalar_like(result):
+    if is_scalar_like(result):
         return [_entry(result, title)], ()
     if isinstance(result, Vector):
         return [_entry(i, title) for i in result.items], result.shape
@@ -154,8 +159,8 @@ def flatten_result(result: Any, title: str) -> tuple[list[Scalar | float], Shape
     )
 
 
-def _entry(item: Any, title: str) -> Scalar | float:
-    if isinstance(item, Scalar):
+def _entry(item: Any, title: str) -> Any:
+    if isinstance(item, AbstractScalar):
         return item
     number = float(item)
     if not np.isfinite(number):

@@ -75,7 +75,7 @@ class Value(AbstractScalar):
         InputError: not a finite number.
     """
 
-    __slots__ = ("_data", "grad", "name", "node", "op", "operands", "requires_grad")
+    __slots__ = ("_data", "grad", "name", "node", "op", "operands", "recording", "requires_grad")
 
     # Identity, not equality, tells leaves apart: a Value can be a key although == compares numbers.
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
@@ -88,6 +88,7 @@ class Value(AbstractScalar):
         self.op: Op | None = None
         self.operands: tuple[Any, ...] = ()
         self.node = EAGER
+        self.recording: object | None = None
 
     @property
     def data(self) -> float | bool:
@@ -216,6 +217,7 @@ def made(data: float | bool, row: Op | None, operands: tuple[Any, ...], grad: bo
     value.op = row
     value.operands = operands
     value.node = EAGER
+    value.recording = None
     return value
 
 

@@ -13,6 +13,7 @@ from autograd_gpu.codegen.kernel import Product, SlotKind
 from autograd_gpu.errors import InputError
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding, Session
+from autograd_gpu.runtime.batch_executor import BatchExecutor
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.solvers.normal_equations import NormalEquations
 from autograd_gpu.solvers.residual_group import ResidualGroup, data_binding, parameter_binding
@@ -59,6 +60,7 @@ class Analysis:
             self.base[a.name]: self._columns[a.name][:, 0] for a in problem.arrays
         }
         self._sessions: dict[tuple[object, ...], Session] = {}
+        self._limits = problem.batch_limits
 
     def _bind(self, group: ResidualGroup) -> BoundGroup:
         ordered = [group.arguments[a] for a in group.topology.arguments]
@@ -150,7 +152,11 @@ class Analysis:
         """The session for a backend choice; opened at first use."""
         key = choice.session_key
         if key not in self._sessions:
-            self._sessions[key] = open_session(choice, self.groups, self.parameter_count)
+            if self._limits is None:
+                session = open_session(choice, self.groups, self.parameter_count)
+            else:
+                session = BatchExecutor(self.groups, self.parameter_count, choice, self._limits)
+            self._sessions[key] = session
         return self._sessions[key]
 
     @cached_property

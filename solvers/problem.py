@@ -40,6 +40,7 @@ from autograd_gpu.solvers.selection import (
 from autograd_gpu.trace import argument_names, function_name
 
 if TYPE_CHECKING:
+    from autograd_gpu.runtime.batch_executor import BatchLimits
     from autograd_gpu.runtime.device import Device
     from autograd_gpu.solvers.analysis import Analysis
     from autograd_gpu.solvers.audit import Audit
@@ -61,6 +62,10 @@ class Problem:
 
     Arrays are copied when they are given and never changed. A problem is described once and can
     be evaluated and solved many times; compiled kernels are kept with it.
+
+    Attributes:
+        batch_limits: how batches are cut, and which are too small for a kernel; None for one
+            launch a group.
     """
 
     def __init__(self) -> None:
@@ -69,6 +74,7 @@ class Problem:
         self._groups: dict[str, ResidualGroup | RaggedGroup] = {}
         self._analysis: Analysis | None = None
         self._devices: dict[str, Device] = {}
+        self.batch_limits: BatchLimits | None = None
 
     # -- description ---------------------------------------------------------------------------
 
@@ -173,6 +179,12 @@ class Problem:
         else:
             plain = cast("list[GroupArgument]", gathered)
             self._groups[title] = trace_group(fn, names, plain, count, weight, checked, title)
+        self._forget()
+
+    def add_group(self, group: ResidualGroup) -> None:
+        """Add residuals that are traced and bound to this problem's arrays already."""
+        name = self._free_name(group.name, named=True)
+        self._groups[name] = group
         self._forget()
 
     def _free_name(self, wanted: str, *, named: bool) -> str:

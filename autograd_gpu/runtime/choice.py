@@ -33,6 +33,34 @@ GPU_MIN_RESIDUALS = 200_000
 """Below this a hardware GPU loses to the CPU: an upload, a submit and a read-back take 0.3 ms."""
 
 
+@dataclass(slots=True)
+class _GpuDefault:
+    """What ``enable_gpu`` said; ``enabled`` None until then."""
+
+    enabled: bool | None = None
+    min_batch: int = 1024
+
+
+_GPU_DEFAULT = _GpuDefault()
+
+
+def enable_gpu(enabled: bool | None = True, min_batch: int = 1024) -> None:
+    """Set what ``backend="auto"`` means in this process.
+
+    Args:
+        enabled: True takes a GPU (any adapter that WGSL runs on, in float32) from ``min_batch``
+            residuals on, unless float64 is asked for; False never takes one; None goes back to
+            the rule of the package.
+        min_batch: see ``enabled``.
+
+    Raises:
+        InputError: ``min_batch`` is below 1.
+    """
+    if min_batch < 1:
+        raise InputError(f"enable_gpu: min_batch={min_batch!r}, expected at least 1")
+    _GPU_DEFAULT.enabled, _GPU_DEFAULT.min_batch = enabled, min_batch
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendChoice:
     """A backend and precision that exist here, and the sentence that says why."""
@@ -103,7 +131,11 @@ def _auto(precision: str, device: Device | None, residuals: int) -> tuple[str, s
         return "wgsl", "a device was given"
     if precision in WGSL_PRECISIONS:
         return "wgsl", f"precision={precision!r} belongs to it"
-    if precision == "float32" and residuals >= GPU_MIN_RESIDUALS:
+    wished = _wished_gpu(precision, residuals)
+    if wished is not None:
+        return "wgsl", wished
+    allowed = _GPU_DEFAULT.enabled is not False
+    if allowed and precision == "float32" and residuals >= GPU_MIN_RESIDUALS:
         hardware = _hardware_adapter()
         if hardware is not None:
             return "wgsl", f"float32 and {residuals} residuals on {hardware}"
@@ -118,6 +150,19 @@ def _auto(precision: str, device: Device | None, residuals: int) -> tuple[str, s
     if precision == "float32":
         return "numba", f"{residuals} residuals are too few for a GPU, or there is none"
     return "numba", "float64, and the linear solver runs on the CPU"
+
+
+def _wished_gpu(precision: str, residuals: int) -> str | None:
+    """Why ``enable_gpu`` takes a GPU for this problem; None if it does not."""
+    least = _GPU_DEFAULT.min_batch
+    if not _GPU_DEFAULT.enabled or precision not in ("auto", "float32") or residuals < least:
+        return None
+    from .adapters import devices
+
+    try:
+        return f"enable_gpu, {residuals} residuals ≥ {least}" if devices() else None
+    except DeviceError:
+        return None
 
 
 def _hardware_adapter() -> str | None:
