@@ -145,7 +145,7 @@ def column_offsets(group: GroupStructure) -> list[tuple[NodeSlot, int]]:
     return [(s, k) for s in group.slots if s is not None for k in range(s.width)]
 
 
-class _Parts:
+class ElementParts:
     """Jacobian, residual and vector of one element inside a builder."""
 
     def __init__(self, group: GroupStructure) -> None:
@@ -194,14 +194,15 @@ class _Parts:
             result = b.apply("add", result, b.apply("mul", x, y))
         return result
 
-    def freeze(self, outputs: Sequence[int], name: str) -> Graph:
-        """The graph of ``outputs``."""
+    def freeze(self, outputs: Sequence[int], name: str, extra: Sequence[Argument] = ()) -> Graph:
+        """The graph of ``outputs``; ``extra`` arguments follow the usual ones."""
         kernel = self.group.kernel
         arguments = [Argument(f"s{k}", s.shape) for k, s in enumerate(kernel.slots)]
         arguments += [
             Argument("stored", (max(1, self.group.stored_entries),)),
             Argument("vector", (kernel.columns,)),
             Argument("residual", (kernel.residual_size,)),
+            *extra,
         ]
         return simplify(Graph.build(self.builder, outputs, arguments, None, name))
 
@@ -217,7 +218,7 @@ class Contribution:
 @lru_cache(maxsize=512)
 def product_contribution(group: GroupStructure, place: int) -> Contribution:
     """Jᵀ(J v) restricted to the node at ``place``; targets are its components."""
-    parts = _Parts(group)
+    parts = ElementParts(group)
     b = parts.builder
     v = [b.input(parts.extra + VECTOR, c) for c in range(group.kernel.columns)]
     columns = column_offsets(group)
@@ -234,11 +235,11 @@ def product_contribution(group: GroupStructure, place: int) -> Contribution:
 @lru_cache(maxsize=512)
 def gradient_contribution(group: GroupStructure, place: int) -> Contribution:
     """Jᵀr restricted to the node at ``place``; targets are its components."""
-    parts = _Parts(group)
+    parts = ElementParts(group)
     return _transposed(parts, place, parts.residual, "gradient")
 
 
-def _transposed(parts: _Parts, place: int, image: Sequence[int], name: str) -> Contribution:
+def _transposed(parts: ElementParts, place: int, image: Sequence[int], name: str) -> Contribution:
     own = parts.own_rows(place)
     targets = sorted({a for row in own for a in row})
     outputs = [
@@ -258,7 +259,7 @@ def linearize_contribution(group: GroupStructure, place: int, width: int) -> Con
 
     Targets 0 … width - 1 are the gradient's components, then the packed lower triangle of JᵀJ.
     """
-    parts = _Parts(group)
+    parts = ElementParts(group)
     own = parts.own_rows(place)
     present = sorted({a for row in own for a in row})
     outputs: list[int] = []
@@ -385,7 +386,7 @@ class ElementContribution:
 @lru_cache(maxsize=512)
 def element_contribution(group: GroupStructure, product: str) -> ElementContribution:
     """All contributions of one element of ``group`` to one of ``PRODUCTS``."""
-    parts = _Parts(replace(group, stored=False))
+    parts = ElementParts(replace(group, stored=False))
     b = parts.builder
     image = parts.residual
     if product == "jtj_product":
@@ -404,12 +405,14 @@ def element_contribution(group: GroupStructure, product: str) -> ElementContribu
 @lru_cache(maxsize=512)
 def block_contribution(group: GroupStructure, place: int) -> Contribution:
     """Diagonal block of the node at ``place``; targets are packed positions."""
-    parts = _Parts(group)
+    parts = ElementParts(group)
     sums = _block(parts, parts.own_rows(place))
     return Contribution(parts.freeze(list(sums.values()), "block"), tuple(sums))
 
 
-def _sums(parts: _Parts, own: Sequence[dict[int, int]], image: Sequence[int]) -> dict[int, int]:
+def _sums(
+    parts: ElementParts, own: Sequence[dict[int, int]], image: Sequence[int]
+) -> dict[int, int]:
     """Component -> Σ own · image."""
     return {
         a: parts.total([(row[a], image[i]) for i, row in enumerate(own) if a in row])
@@ -417,7 +420,7 @@ def _sums(parts: _Parts, own: Sequence[dict[int, int]], image: Sequence[int]) ->
     }
 
 
-def _block(parts: _Parts, own: Sequence[dict[int, int]]) -> dict[int, int]:
+def _block(parts: ElementParts, own: Sequence[dict[int, int]]) -> dict[int, int]:
     """Packed position -> entry of ownᵀ own, structural zeros left out."""
     present = sorted({a for row in own for a in row})
     block: dict[int, int] = {}

@@ -141,7 +141,8 @@ class Loader:
         return self.once(f"d{slot}_{component}", f"bitcast<f32>({word})")
 
 
-def _common(structure: SolveStructure, name: str) -> dict[str, Any]:
+def common_context(structure: SolveStructure, name: str) -> dict[str, Any]:
+    """What every template of a solve uses."""
     return {
         "lanes": structure.lanes,
         "unit": _unit_type(structure.lanes),
@@ -170,13 +171,16 @@ _BUFFER_TYPES = {
     "state": "State",
     "record": "array<f32>",
     "result": "array<unit>",
+    "coarse": "array<u32>",
+    "coarse_sums": "array<f32>",
+    "coarse_matrix": "array<f32>",
 }
 
 
-def _kernel(
+def render_kernel(
     name: str, template: str, buffers: dict[str, bool], context: dict[str, Any]
 ) -> SolveKernel:
-    """Render; ``buffers`` maps each bound buffer to whether it is written."""
+    """Text of a kernel; ``buffers`` maps each bound buffer to whether it is written."""
     bindings = [
         (k + 1, "read_write" if written else "read", buffer, _BUFFER_TYPES[buffer])
         for k, (buffer, written) in enumerate(buffers.items())
@@ -254,7 +258,7 @@ def _node_context(
 ) -> dict[str, Any]:
     nodes = structure.node_sets[node_set]
     return {
-        **_common(structure, name),
+        **common_context(structure, name),
         "kinds": bodies,
         "width": nodes.width,
         "team": nodes.team,
@@ -263,14 +267,16 @@ def _node_context(
     }
 
 
-def _needs(bodies: list[Body], word: str) -> bool:
+def _mentions(bodies: list[Body], word: str) -> bool:
     return any(word in line for body in bodies for line in (*body.loads, *body.statements)) or any(
         word in text for body in bodies for _, text in body.outputs
     )
 
 
-def cg_product(structure: SolveStructure, node_set: int) -> SolveKernel:
-    """Product w = (JᵀJ + λD) u over one node set, with the partial sums of r·u and w·u."""
+def product_parts(
+    structure: SolveStructure, node_set: int
+) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Context and buffers of ``cg_product``."""
     bodies = [
         incidence_body(
             structure, node_set, k, product_contribution(structure.groups[kind.group], kind.place)
@@ -281,12 +287,19 @@ def cg_product(structure: SolveStructure, node_set: int) -> SolveKernel:
     context["reads_parameters"] = any(
         not structure.groups[kind.group].stored for kind in structure.kinds[node_set]
     )
+    context["coarse"] = None
     buffers = {"tables": False, "vectors": True, "partials": True, "state": True}
     if context["reads_parameters"]:
         buffers["parameters"] = False
-    if _needs(bodies, "jacobian["):
+    if _mentions(bodies, "jacobian["):
         buffers["jacobian"] = False
-    return _kernel(context["name"], "solve/cg_product", buffers, context)
+    return context, buffers
+
+
+def cg_product(structure: SolveStructure, node_set: int) -> SolveKernel:
+    """Product w = (JᵀJ + λD) u over one node set, with the partial sums of r·u and w·u."""
+    context, buffers = product_parts(structure, node_set)
+    return render_kernel(context["name"], "solve/cg_product", buffers, context)
 
 
 def linearize_nodes(structure: SolveStructure, node_set: int) -> SolveKernel:
@@ -328,13 +341,13 @@ def linearize_nodes(structure: SolveStructure, node_set: int) -> SolveKernel:
         "state": True,
         "parameters": False,
     }
-    if _needs(bodies, "jacobian["):
+    if _mentions(bodies, "jacobian["):
         buffers["jacobian"] = False
-    return _kernel(context["name"], "solve/linearize_nodes", buffers, context)
+    return render_kernel(context["name"], "solve/linearize_nodes", buffers, context)
 
 
-def cg_update(structure: SolveStructure) -> SolveKernel:
-    """One CG step over all node sets, after their products."""
+def update_parts(structure: SolveStructure) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Context and buffers of ``cg_update``."""
     sets: list[dict[str, Any]] = []
     for k, nodes in enumerate(structure.node_sets):
         block = block_factor(nodes.width, block_pattern(structure, k))
@@ -353,12 +366,17 @@ def cg_update(structure: SolveStructure) -> SolveKernel:
                 "outputs": list(enumerate(solve.outputs)),
             }
         )
-    context = {**_common(structure, "cg_update"), "sets": sets}
-    buffers = {"vectors": True, "factors": False, "partials": False, "state": True}
-    return _kernel("cg_update", "solve/cg_update", buffers, context)
+    context = {**common_context(structure, "cg_update"), "sets": sets, "coarse": None}
+    return context, {"vectors": True, "factors": False, "partials": False, "state": True}
 
 
-def _element_body(structure: SolveStructure, g: int, graph: Graph) -> Body:
+def cg_update(structure: SolveStructure) -> SolveKernel:
+    """One CG step over all node sets, after their products."""
+    context, buffers = update_parts(structure)
+    return render_kernel("cg_update", "solve/cg_update", buffers, context)
+
+
+def element_body(structure: SolveStructure, g: int, graph: Graph) -> Body:
     """What one element computes from the parameters of half ``half``."""
     group = structure.groups[g]
     loader = Loader(structure, group, element_columns(group), "e")
@@ -390,38 +408,40 @@ def linearize_elements(structure: SolveStructure) -> SolveKernel | None:
     groups: list[dict[str, Any]] = []
     for g, group in enumerate(structure.groups):
         if group.stored:
-            body = _element_body(structure, g, group.kernel.graph)
+            body = element_body(structure, g, group.kernel.graph)
             words = tuple(text for _, text in body.outputs)
             m = group.kernel.residual_size
             groups.append({"body": body, "quads": _quads((*words[m:], *words[:m]))})
     if not groups:
         return None
-    context = {**_common(structure, "linearize_elements"), "groups": groups}
+    context = {**common_context(structure, "linearize_elements"), "groups": groups}
     buffers = {"tables": False, "parameters": False, "jacobian": True, "state": False}
-    return _kernel("linearize_elements", "solve/linearize_elements", buffers, context)
+    return render_kernel("linearize_elements", "solve/linearize_elements", buffers, context)
 
 
 def trial_step(structure: SolveStructure) -> SolveKernel:
     """The trial point in the other half, and the sums for the predicted reduction."""
     buffers = {"parameters": True, "vectors": False, "partials": True, "state": False}
-    return _kernel("trial_step", "solve/trial_step", buffers, _common(structure, "trial_step"))
+    return render_kernel(
+        "trial_step", "solve/trial_step", buffers, common_context(structure, "trial_step")
+    )
 
 
 def trial_elements(structure: SolveStructure) -> SolveKernel:
     """Cost at the trial point and its change, in difference form."""
     groups: list[dict[str, Any]] = []
     for g, group in enumerate(structure.groups):
-        body = _element_body(structure, g, group.residual.graph)
+        body = element_body(structure, g, group.residual.graph)
         groups.append({"body": body, "residuals": group.kernel.residual_size, "position": g})
-    context = {**_common(structure, "trial_elements"), "groups": groups}
+    context = {**common_context(structure, "trial_elements"), "groups": groups}
     buffers = {"tables": False, "parameters": False, "partials": True, "state": False}
-    return _kernel("trial_elements", "solve/trial_elements", buffers, context)
+    return render_kernel("trial_elements", "solve/trial_elements", buffers, context)
 
 
 def decide(structure: SolveStructure) -> SolveKernel:
     """Gain ratio, acceptance and damping from the partial sums; one workgroup."""
     buffers = {"partials": False, "state": True, "record": True}
-    return _kernel("decide", "solve/decide", buffers, _common(structure, "decide"))
+    return render_kernel("decide", "solve/decide", buffers, common_context(structure, "decide"))
 
 
 def gather_gradient(structure: SolveStructure, node_set: int) -> SolveKernel:
@@ -434,7 +454,7 @@ def gather_gradient(structure: SolveStructure, node_set: int) -> SolveKernel:
     ]
     context = _node_context(structure, node_set, bodies, f"gather_gradient_{node_set}")
     buffers = {"tables": False, "parameters": False, "result": True}
-    return _kernel(context["name"], "solve/gather_gradient", buffers, context)
+    return render_kernel(context["name"], "solve/gather_gradient", buffers, context)
 
 
 @lru_cache(maxsize=64)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autograd_gpu.codegen.coarse_space import NO_MODES, Motion, NodeModes, node_modes
+
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.integer[Any]]
 
@@ -107,31 +109,40 @@ def _fused(columns: Sequence[IndexArray]) -> list[list[int]]:
     return sets
 
 
+def modes_of(arrays: Sequence[FloatArray]) -> NodeModes:
+    """Which motions of fused arrays cost next to nothing, by what the arrays look like.
+
+    None for a single block, which has no neighbour to move with, and for very wide ones.
+
+    Args:
+        arrays: present values of arrays that make one block together, (blocks, width) each.
+    """
+    widths = [a.shape[1] for a in arrays]
+    if sum(widths) > _WIDEST_FUSED or len(arrays[0]) == 1:
+        return NO_MODES
+    position = next((k for k, a in enumerate(arrays) if _look_like_positions(a)), None)
+    motions = [Motion.ROTATION if width == 3 else Motion.CONSTANT for width in widths]
+    if position is None:
+        motions = [Motion.CONSTANT for _ in widths]
+    else:
+        motions[position] = Motion.POSITION
+    return node_modes(widths, motions)
+
+
 def _motions(arrays: Sequence[FloatArray]) -> FloatArray:
     """Near-null motions of fused arrays, shape (blocks, width, motions)."""
     blocks, width = len(arrays[0]), sum(a.shape[1] for a in arrays)
-    if width > _WIDEST_FUSED or blocks == 1:
-        return np.zeros((blocks, width, 0))
-    positions = next((k for k, a in enumerate(arrays) if _look_like_positions(a)), None)
-    constant = np.broadcast_to(np.eye(width), (blocks, width, width))
-    if positions is None:
-        return constant
-    rigid = np.zeros((blocks, width, 6))
-    others: list[int] = []
-    first = 0
-    for k, array in enumerate(arrays):
-        own = slice(first, first + array.shape[1])
-        first += array.shape[1]
-        if k == positions:
-            rigid[:, own, :3] = np.eye(3)
-            # Column c is e_c × p: the velocity of a rotation about axis c.
-            centred = array - array.mean(axis=0)
-            rigid[:, own, 3:] = np.cross(np.eye(3), centred[:, None, :]).transpose(0, 2, 1)
-        elif array.shape[1] == 3:
-            rigid[:, own, 3:] = np.eye(3)
-        else:
-            others += range(own.start, own.stop)
-    return np.concatenate([rigid, constant[:, :, others]], axis=2)
+    modes = modes_of(arrays)
+    motions = np.zeros((blocks, width, modes.count))
+    arms = np.zeros((blocks, 3))
+    if modes.position is not None:
+        values = np.concatenate(arrays, axis=1)
+        arms = values[:, modes.position : modes.position + 3]
+        arms = arms - arms.mean(axis=0)
+    for entry in modes.entries:
+        value = 1.0 if entry.axis is None else arms[:, entry.axis]
+        motions[:, entry.component, entry.mode] = entry.sign * value
+    return motions
 
 
 def _look_like_positions(array: FloatArray) -> bool:

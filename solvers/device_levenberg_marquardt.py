@@ -20,6 +20,7 @@ from autograd_gpu.runtime.device_solve import DeviceSolve
 from autograd_gpu.runtime.node_tables import ArrayLayout, NodeTables
 from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.analysis import Analysis
+from autograd_gpu.solvers.device_preconditioner import AdaptiveSteps
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.solution import KernelSummary
@@ -81,8 +82,10 @@ class DeviceLevenbergMarquardt:
         self._device = device
         self._watch = watch
         self._why = why
-        tables = NodeTables(array_layouts(analysis), analysis.groups, start, options.damping)
+        layouts = array_layouts(analysis)
+        tables = NodeTables(layouts, analysis.groups, start, options.damping)
         self._solve = DeviceSolve(device, tables)
+        self._steps = AdaptiveSteps(self._solve, tables, layouts, start)
         watch.lap("compile")
         self._first: StepRecord | None = None
         self._moved = False
@@ -103,7 +106,7 @@ class DeviceLevenbergMarquardt:
         self._solve.start(
             self._start, options.initial_damping, options.linear_tolerance, options.min_gain_ratio
         )
-        self._first = first = self._solve.step(options.max_linear_iterations)
+        self._first = first = self._steps.step(options.max_linear_iterations)
         self._watch.lap("iterate")
         usable = math.isfinite(first.cost_before)
         return StepRecord(
@@ -119,7 +122,7 @@ class DeviceLevenbergMarquardt:
         """Try one step, and keep it or not."""
         step, self._first = self._first, None
         if step is None:
-            step = self._solve.step(self._options.max_linear_iterations)
+            step = self._steps.step(self._options.max_linear_iterations)
             self._watch.lap("iterate")
         self._moved = True
         return replace(step, exhausted=not step.accepted and step.damping >= 0.1 * LARGEST_DAMPING)
@@ -146,7 +149,8 @@ class DeviceLevenbergMarquardt:
 
     def linear_solver(self) -> tuple[str, str]:
         """What solves the linear systems, and why."""
-        return "pcg (device, block-Jacobi)", self._why
+        used = self._steps.describe()
+        return f"pcg (device, {self._steps.name})", f"{self._why}. {used}" if used else self._why
 
     def kernels(self) -> tuple[KernelSummary, ...]:
         """The generated kernels, for the report."""

@@ -7,9 +7,11 @@ import time
 
 import numpy as np
 
+from ..codegen.coarse_program import coarse_program
 from ..codegen.solve_layout import STATE_WORDS
 from ..codegen.solve_program import solve_program
 from .batch import FloatArray
+from .coarse_tables import CoarseTables
 from .device import Device
 from .node_tables import NodeTables
 from .program_runner import ProgramRunner
@@ -27,7 +29,10 @@ FIRST_GUESS = 64
 
 
 class DeviceSolve:
-    """One problem's solve on one device; buffers and pipelines are made here and never again."""
+    """One problem's solve on one device.
+
+    Buffers and pipelines are made here, and once more if a coarse space is added.
+    """
 
     def __init__(self, device: Device, tables: NodeTables) -> None:
         self._tables = tables
@@ -37,6 +42,7 @@ class DeviceSolve:
         self._half = 0
         self._expected = FIRST_GUESS
         self._seconds_per_iteration = 0.0
+        self._coarse: CoarseTables | None = None
 
     @property
     def runner(self) -> ProgramRunner:
@@ -60,14 +66,31 @@ class DeviceSolve:
         self._half = 0
         self._expected = FIRST_GUESS
 
-    def step(self, max_linear_iterations: int) -> StepRecord:
-        """Linearize, run CG, try the step, decide: one read-back."""
+    @property
+    def coarse(self) -> CoarseTables | None:
+        """The coarse space, if there is one by now."""
+        return self._coarse
+
+    def add_coarse_space(self, tables: CoarseTables) -> None:
+        """Make what steps with a coarse correction need; the state of the solve stays."""
+        self._runner.extend(coarse_program(tables.sizes))
+        self._runner.upload("coarse", tables.words)
+        self._coarse = tables
+
+    def step(self, max_linear_iterations: int, coarse: bool = False) -> StepRecord:
+        """Linearize, run CG, try the step, decide: one read-back.
+
+        Args:
+            max_linear_iterations: of CG.
+            coarse: precondition with the coarse space too, which was added before.
+        """
         planned = min(max_linear_iterations, self._expected)
         began = time.perf_counter()
-        sequences = ["linearize"]
+        sequences = ["linearize", "coarse"] if coarse else ["linearize"]
+        iteration = "coarse_cg" if coarse else "cg"
         for first in range(0, planned, self._per_submit()):
             count = min(self._per_submit(), planned - first)
-            sequences += ["cg"] * count
+            sequences += [iteration] * count
             if first + count < planned:
                 self._runner.run(sequences)
                 sequences = []

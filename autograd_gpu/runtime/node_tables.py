@@ -295,7 +295,7 @@ class NodeTables:
                 rows.append((starts, table, len(found.elements)))
             kind_tables.append(rows)
         masks = [
-            put(self._mask(k)) if nodes.masked else 0 for k, nodes in enumerate(structure.node_sets)
+            put(self.mask(k)) if nodes.masked else 0 for k, nodes in enumerate(structure.node_sets)
         ]
         self.tables = np.concatenate([*parts, np.zeros(1, np.uint32)])
         self.sizes = SolveSizes(
@@ -337,7 +337,7 @@ class NodeTables:
             words.append(column if elements is None else column[elements])
         return np.concatenate(words) if words else np.zeros(0, np.uint32)
 
-    def _mask(self, k: int) -> NDArray[np.uint32]:
+    def mask(self, k: int) -> NDArray[np.uint32]:
         """Per node, a bit per component that is frozen."""
         width = self._width_of(k)
         if width > MASK_BITS:
@@ -376,6 +376,16 @@ class NodeTables:
                 s.elements[g], s.element_starts[g], element_tables[g], jacobian,
             )  # fmt: skip
         return np.array([rows[k] for k in range(len(rows))], np.uint32)
+
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """Parameter arrays of each node set, in the order of its components."""
+        return tuple(map(tuple, self._sets))
+
+    def places_of(self, g: int) -> list[tuple[int, IndexArray]]:
+        """Node set and nodes of each place of a group, elements in the device's order."""
+        places = self.structure.groups[g].places
+        return [(s.node_set, self._nodes[g][s.place]) for s in places]
 
     # -- parameters ----------------------------------------------------------------------------
 

@@ -77,6 +77,31 @@ class ProgramRunner:
             self._free()
             raise
 
+    def extend(self, program: Program) -> None:
+        """Go on with a larger program: its further buffers and pipelines are made, once.
+
+        Buffers that both programs have keep what they hold.
+
+        Raises:
+            InputError: if a buffer of the present program is missing in the new one, or differs.
+            KernelError, DeviceLimitError: as at construction; the present program then stays.
+        """
+        for spec in self._program.buffers:
+            if spec not in program.buffers:
+                raise InputError(
+                    f"extend: buffer {spec.name!r} ({spec.size} bytes, role {spec.role!r}) is not "
+                    "in the new program; a larger program keeps every buffer as it is"
+                )
+        for spec in program.buffers:
+            self._device.check_buffer(spec)
+        compiled = {spec.name: self._device.pipeline(spec) for spec in program.pipelines}
+        with self._lock:
+            self._check_alive()
+            self._program = program
+            self._specs = {spec.name: spec for spec in program.buffers}
+            self._allocate()
+            self._launches = self._bind(compiled)
+
     @property
     def device(self) -> Device:
         """The device that the program runs on."""
@@ -202,8 +227,9 @@ class ProgramRunner:
             "uniform": usage.UNIFORM | usage.COPY_DST,
         }
         for spec in self._program.buffers:
-            buffer = self._device.create_buffer(spec.name, spec.size, usages[spec.role])
-            self._buffers[spec.name] = buffer
+            if spec.name not in self._buffers:
+                buffer = self._device.create_buffer(spec.name, spec.size, usages[spec.role])
+                self._buffers[spec.name] = buffer
         # One staging buffer that can hold what the hungriest sequence reads back, so that no
         # run has to allocate; several sequences in one run read back in chunks if need be.
         needed = max(
@@ -213,7 +239,9 @@ class ProgramRunner:
             ),
             default=0,
         )
-        if needed:
+        if needed > self._staging_size:
+            if self._staging is not None:
+                self._staging.destroy()
             largest = max(
                 self._specs[name].size
                 for sequence in self._program.sequences.values()
