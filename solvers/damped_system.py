@@ -10,6 +10,7 @@ import numpy as np
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.solvers.block_structure import block_structure
 from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
+from autograd_gpu.solvers.dense_qr import DenseQR
 from autograd_gpu.solvers.linear_solvers import LinearSolver
 from autograd_gpu.solvers.linearization import Linearization, Stopwatch
 
@@ -45,7 +46,10 @@ class DampedSystem:
         watch: books the time.
     """
 
-    def __init__(self, point: Linearization, solver: LinearSolver, watch: Stopwatch) -> None:
+    def __init__(
+        self, point: Linearization, solver: LinearSolver | DenseQR, watch: Stopwatch
+    ) -> None:
+        self._point = point
         self._normal = point.normal
         self._solver = solver
         self._watch = watch
@@ -64,11 +68,15 @@ class DampedSystem:
         gradients too, and ρ = 0 for a direct solver.
         """
         solver, gradient = self._solver, self._normal.gradient
-        factorized = solver.factorize(self._normal.damped(damping))
+        if isinstance(solver, DenseQR):
+            solver.linearize(*self._point.least_squares())
+            factorized = solver.damp(damping)
+        else:
+            factorized = solver.factorize(self._normal.damped(damping))
         self._watch.lap("factorize")
         if not factorized:
             return None
-        step = solver.solve(-gradient)
+        step = solver.step() if isinstance(solver, DenseQR) else solver.solve(-gradient)
         left: FloatArray | float = 0.0
         iterations = 1
         if isinstance(solver, ConjugateGradients):

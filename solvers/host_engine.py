@@ -11,6 +11,7 @@ from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
 from autograd_gpu.solvers.damped_system import DampedSystem, LinearStep
+from autograd_gpu.solvers.dense_qr import DenseQR
 from autograd_gpu.solvers.linear_solvers import LinearSolver
 from autograd_gpu.solvers.linearization import Linearization, Stopwatch, Trial
 from autograd_gpu.solvers.solution import KernelSummary
@@ -35,7 +36,7 @@ class HostRun:
     session: Session
     precision: str
     start: FloatArray
-    linear_solver: LinearSolver
+    linear_solver: LinearSolver | DenseQR
     linear_solver_reason: str
     watch: Stopwatch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from autograd_gpu.errors import InputError
 from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
 from autograd_gpu.solvers.dense_cholesky import DenseCholesky
+from autograd_gpu.solvers.dense_qr import DenseQR
 from autograd_gpu.solvers.direct_solver import DirectSolver
 from autograd_gpu.solvers.elimination import eliminate
 from autograd_gpu.solvers.schur import DENSE_KEPT, ImplicitSchurComplement, SchurComplement
@@ -86,17 +88,20 @@ def check_linear_solver(requested: str) -> None:
 
     Raises:
         InputError: an unknown name.
-        NotImplementedError: a solver of the list that is not there yet.
     """
     if requested not in LINEAR_SOLVERS:
         raise InputError(
             f"linear_solver={requested!r} is unknown; expected one of {', '.join(LINEAR_SOLVERS)}"
         )
-    if requested == "dense-qr":
-        raise NotImplementedError(
-            f"linear_solver={requested!r} is not available on the host yet; "
-            "use 'auto', 'sparse-cholesky', 'dense-cholesky', 'schur' or 'pcg'"
-        )
+
+
+_BY_NAME: dict[str, tuple[Callable[[], LinearSolver | DenseQR], str]] = {
+    "dense-qr": (DenseQR, "QR of the dense Jacobian (LAPACK)"),
+    "dense-cholesky": (DenseCholesky, "Dense Cholesky (LAPACK)"),
+    "schur": (SchurComplement, "Schur complement"),
+    "schur-implicit": (ImplicitSchurComplement, "Implicit Schur complement"),
+    "pcg": (ConjugateGradients, "Conjugate gradients"),
+}
 
 
 def choose_linear_solver(
@@ -104,7 +109,7 @@ def choose_linear_solver(
     n: int,
     nnz: int,
     pattern: tuple[IndexArray, IndexArray] | None = None,
-) -> tuple[LinearSolver, str]:
+) -> tuple[LinearSolver | DenseQR, str]:
     """Make the solver for a system of n unknowns.
 
     Args:
@@ -119,18 +124,12 @@ def choose_linear_solver(
 
     Raises:
         InputError: an unknown name.
-        NotImplementedError: a solver of the list that is not there yet.
     """
     check_linear_solver(requested)
     fill = nnz / (0.5 * n * (n + 1)) if n else 1.0
-    if requested == "dense-cholesky":
-        return DenseCholesky(), "Dense Cholesky (LAPACK), as requested."
-    if requested == "schur":
-        return SchurComplement(), "Schur complement, as requested."
-    if requested == "schur-implicit":
-        return ImplicitSchurComplement(), "Implicit Schur complement, as requested."
-    if requested == "pcg":
-        return ConjugateGradients(), "Conjugate gradients, as requested."
+    if requested in _BY_NAME:
+        make, what = _BY_NAME[requested]
+        return make(), f"{what}, as requested."
     if requested == "auto":
         if n <= _DENSE_UNKNOWNS:
             return DenseCholesky(), f"Dense Cholesky (LAPACK): only {n} unknowns."

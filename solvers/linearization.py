@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +79,8 @@ class Linearization:
         self._watch = watch
         self.x = start.copy()
         self.residuals: FloatArray = np.zeros(0)
+        self._system: tuple[FloatArray, FloatArray] = (np.zeros(0), np.zeros(0))
+        self._jacobian: Any = None
         self.cost: float = math.nan
         self.gradient_norm: float = math.nan
 
@@ -115,6 +119,8 @@ class Linearization:
             overflow = ", and the cost is not finite" if math.isfinite(value) else ""
             return f"{analysis.locate_row(row)} is {value}{overflow}"
         free = analysis.free_values(values)
+        self._system = (free, corrected)
+        self._jacobian = None
         self.normal.assemble(free, corrected)
         self.gradient_norm = float(np.max(np.abs(self.normal.gradient), initial=0.0))
         self._watch.lap("assemble")
@@ -126,6 +132,20 @@ class Linearization:
                 return f"{where} is not finite"
             return f"{where} is {free[entry]:.3g}, and its square is not finite"
         return ""
+
+    def least_squares(self) -> tuple[Any, FloatArray]:
+        """J (SciPy CSR) and r of the linear least-squares problem min ‖Jδ + r‖² at the point.
+
+        J is the same object until the point moves; frozen columns are left out.
+        """
+        values, residuals = self._system
+        if self._jacobian is None:
+            sparse: Any = importlib.import_module("scipy.sparse")
+            analysis = self.analysis
+            shape = (analysis.row_count, analysis.column_count)
+            pattern = (values, analysis.indices, analysis.indptr)
+            self._jacobian = sparse.csr_matrix(pattern, shape=shape)
+        return self._jacobian, residuals
 
     @np.errstate(all="ignore")
     def trial(self, step: FloatArray) -> Trial:

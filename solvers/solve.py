@@ -53,9 +53,9 @@ def solve(
     Args:
         problem: what to solve.
         method: ``levenberg-marquardt``; the others of the list are not available yet.
-        linear_solver: ``auto``, ``sparse-cholesky``, ``dense-cholesky``, ``schur``,
-            ``schur-implicit`` or ``pcg`` (conjugate gradients; with backend ``wgsl`` the whole
-            solve then stays on the device).
+        linear_solver: ``auto``, ``sparse-cholesky``, ``dense-cholesky``, ``dense-qr``,
+            ``schur``, ``schur-implicit`` or ``pcg`` (conjugate gradients; with backend ``wgsl``
+            the whole solve then stays on the device).
         options: of the method.
         backend: ``auto``, ``numpy``, ``numba`` (``cpu``), ``jax``, ``wgsl`` (``gpu``).
         precision: ``auto``, ``float32``, ``float64``: of residuals and Jacobians. Linear algebra

@@ -17,7 +17,6 @@ from scipy.optimize import least_squares
 
 import autograd_gpu as ag
 from autograd_gpu.later import LATER
-from autograd_gpu.solvers.linear_solvers import LINEAR_SOLVERS
 from autograd_gpu.solvers.solve import METHODS
 from workloads import PROBLEMS, bending_problem
 
@@ -521,12 +520,6 @@ def test_later_methods_are_named(method: str) -> None:
         ag.solve(rosenbrock(), method=method)
 
 
-@pytest.mark.parametrize("name", [n for n in LINEAR_SOLVERS if n == "dense-qr"])
-def test_later_linear_solvers_are_named(name: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"linear_solver='{name}'"):
-        ag.solve(rosenbrock(), linear_solver=name, backend="numba")
-
-
 @pytest.mark.parametrize("name", LATER)
 def test_later_names_say_what_they_will_be(name: str) -> None:
     with pytest.raises(NotImplementedError, match=rf"autograd_gpu\.{name}: {LATER[name][:12]}"):
@@ -537,7 +530,7 @@ def test_unknown_names_are_plain_attribute_errors() -> None:
     assert not hasattr(ag, "no_such_name")
 
 
-@pytest.mark.parametrize("name", ["covariance", "explain", "add_constraint"])
+@pytest.mark.parametrize("name", ["explain", "add_constraint"])
 def test_later_methods_of_a_problem_are_named(name: str) -> None:
     with pytest.raises(NotImplementedError, match=rf"Problem\.{name}: \w+"):
         getattr(rosenbrock(), name)()
