@@ -83,6 +83,7 @@ from autograd_gpu.runtime.device import Device
 from autograd_gpu.scalar import Scalar
 from autograd_gpu.solvers.compiled_residuals import CompiledResiduals, CompiledResidualsGPU
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
+from autograd_gpu.solvers.nan_search import debug_nans
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.scalar_least_squares import NonlinearLeastSquares
 from autograd_gpu.solvers.selection import shared
@@ -139,6 +140,7 @@ __all__ = [
     "cosh",
     "cross",
     "cube",
+    "debug_nans",
     "devices",
     "dot",
     "enable_gpu",

@@ -9,7 +9,6 @@ LATER: dict[str, str] = {
     "interop": "bridges to networkx, SymPy and JAX",
     "cache": "caches on disk",
     "telemetry": "telemetry",
-    "debug_nans": "finding the first op that gave NaN",
     "probe": "reading back named intermediates",
     "tune": "autotuning of schedules",
     "warm_up": "compiling ahead of the first solve",

@@ -68,10 +68,13 @@ def trace(fn: Callable[..., Any], *widths: Width) -> Graph:
 
 
 def trace_shapes(
-    fn: Callable[..., Any], arguments: Sequence[Argument], name: str | None = None
+    fn: Callable[..., Any],
+    arguments: Sequence[Argument],
+    name: str | None = None,
+    builder: Builder | None = None,
 ) -> Graph:
-    """Like ``trace``, for arguments whose names and shapes are known."""
-    builder = Builder()
+    """Like ``trace``, for arguments whose names and shapes are known, into an empty builder."""
+    builder = Builder() if builder is None else builder
     title = name or function_name(fn)
     values = [traced_argument(builder, k, a.shape) for k, a in enumerate(arguments)]
     result = call_residual(fn, values, title)

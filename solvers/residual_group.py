@@ -45,6 +45,8 @@ class ResidualGroup:
         elements: numbers of the elements among those that the user gave, where these are not all
             of them (one length of a ragged group).
         given_as: name of the group that the user gave, where it is not ``name``.
+        fn: what was traced; called again only to name lines in messages.
+        traced_arguments: how many of ``arguments``, from the first, are those of ``fn``.
     """
 
     name: str
@@ -54,6 +56,8 @@ class ResidualGroup:
     count: int
     elements: IndexArray | None = None
     given_as: str | None = None
+    fn: Callable[..., Any] | None = None
+    traced_arguments: int = 0
 
     @property
     def parts(self) -> tuple[ResidualGroup, ...]:
@@ -175,6 +179,8 @@ def trace_group(
         topology=topology_of(graph, [slot_of(g) for g in arguments], blocks),
         arguments=tuple(arguments),
         count=count,
+        fn=fn,
+        traced_arguments=len(gathered),
     )
 
 
