@@ -94,6 +94,13 @@ class Op:
         """Number of operands."""
         return len(self.operands)
 
+    @property
+    def wgsl_call(self) -> str:
+        """WGSL spelling over a number type that has no operators: every op on reals is a call."""
+        if REAL not in self.operands or self.wgsl.startswith("ag_"):
+            return self.wgsl
+        return f"ag_{self.name}({', '.join(f'{{{k}}}' for k in range(self.arity))})"
+
 
 # The same rules by number of operands, which is how type checkers understand the lambdas below.
 _Partial = Callable[[Any, Any, Any], Any] | Callable[[Any, Any, Any, Any], Any]

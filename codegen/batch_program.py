@@ -21,12 +21,15 @@ from autograd_gpu.codegen.program import (
 )
 from autograd_gpu.codegen.render import Source
 
-WORD = 4  # bytes of a float32 or u32
+WORD = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkShape:
-    """Sizes of one chunk of one group, in words, and its kernels by product."""
+    """Sizes of one chunk of one group, in words, and its kernels by product.
+
+    ``words`` is the size of one number.
+    """
 
     name: str
     count: int
@@ -35,6 +38,7 @@ class ChunkShape:
     data: int
     residuals: int
     jacobian: int
+    words: int
     sources: dict[Product, Source]
 
     def buffer(self, what: str) -> str:
@@ -51,17 +55,17 @@ def elements_per_chunk(count: int, words_per_element: Sequence[int], binding_lim
 
 def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program:
     """Program with one sequence per product: ``residual``, ``cost``, ``residual_jacobian``."""
-    buffers = [BufferSpec(name="parameters", size=WORD * max(1, parameter_words), role="upload")]
+    buffers = [BufferSpec(name="parameters", size=WORD * parameter_words, role="upload")]
     pipelines: dict[str, PipelineSpec] = {}
     dispatches: dict[Product, list[DispatchSpec]] = {p: [] for p in Product}
     downloads: dict[Product, list[str]] = {p: [] for p in Product}
     for chunk in chunks:
-        partials = math.ceil(chunk.count / chunk.sources[Product.COST].workgroup_size)
+        workgroups = math.ceil(chunk.count / chunk.sources[Product.COST].workgroup_size)
         sizes: dict[str, tuple[int, BufferRole]] = {
             "indices": (chunk.indices, "upload"),
             "data": (chunk.data, "upload"),
             "residuals": (chunk.residuals, "download"),
-            "partials": (partials, "download"),
+            "partials": (workgroups * chunk.words, "download"),
             "jacobian": (chunk.jacobian, "download"),
         }
         buffers.append(

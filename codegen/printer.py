@@ -15,7 +15,7 @@ import numpy as np
 
 from autograd_gpu.errors import KernelError
 from autograd_gpu.ir import Graph
-from autograd_gpu.ops import BOOL, NODE_OPS, DType
+from autograd_gpu.ops import NODE_OPS, DType
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -46,7 +46,12 @@ class Statements:
     outputs: tuple[str, ...]
 
 
-def _checked_float32(value: float) -> float:
+def checked_float32(value: float) -> float:
+    """The nearest float32.
+
+    Raises:
+        KernelError: the value is beyond float32.
+    """
     if abs(value) > FLOAT32_MAX:
         raise KernelError(
             f"the constant {value} does not fit float32 (largest {FLOAT32_MAX:.4g}); "
@@ -55,24 +60,14 @@ def _checked_float32(value: float) -> float:
     return float(np.float32(value))
 
 
-def _wgsl_literal(value: float) -> str:
-    text = repr(_checked_float32(value))
-    return f"({text}f)" if value < 0.0 else f"{text}f"
-
-
 def _python_literal(value: float) -> str:
     return f"({value!r})" if value < 0.0 else repr(value)
-
-
-def _declare_wgsl(name: str, dtype: DType, text: str) -> str:
-    return f"let {name}: {'bool' if dtype == BOOL else 'f32'} = {text};"
 
 
 def _declare_python(name: str, dtype: DType, text: str) -> str:
     return f"{name} = {text}"
 
 
-WGSL_FLOAT32 = Dialect("wgsl", _declare_wgsl, _wgsl_literal, "true", "false")
 NUMBA_FLOAT64 = Dialect("numba", _declare_python, _python_literal, "True", "False")
 # A bare Python literal is float64 to Numba and would promote the whole expression.
 NUMBA_FLOAT32 = Dialect(
@@ -84,7 +79,7 @@ JAX_FLOAT64 = Dialect("jax", _declare_python, _python_literal, "True", "False")
 JAX_FLOAT32 = Dialect(
     "jax",
     _declare_python,
-    lambda v: f"float32({_python_literal(_checked_float32(v))})",
+    lambda v: f"float32({_python_literal(checked_float32(v))})",
     "True",
     "False",
 )
@@ -121,20 +116,20 @@ def print_statements(
     return Statements(tuple(lines), tuple(text[o] for o in graph.outputs))
 
 
-_FUNCTION = re.compile(r"^fn (ag_\w+)\(", re.MULTILINE)
-_CALL = re.compile(r"\b(ag_\w+)\(")
+# A definition runs from the start of a line to the empty line after it.
+_DEFINITION = re.compile(r"^(?:fn|const) (ag_\w+)\b.*?\n(?=\n|\Z)", re.MULTILINE | re.DOTALL)
+_USE = re.compile(r"\b(ag_\w+)[(\[]")
 
 
 def select_prelude(prelude: str, body: str) -> str:
-    """The functions of a WGSL prelude that ``body`` calls, directly or not, in prelude order."""
-    starts = [(m.group(1), m.start()) for m in _FUNCTION.finditer(prelude)]
-    ends = [start for _, start in starts[1:]] + [len(prelude)]
-    definitions = {
-        name: prelude[start:end].split("\n}\n")[0] + "\n}\n"
-        for (name, start), end in zip(starts, ends, strict=True)
-    }
+    """The functions and tables of a WGSL prelude that ``body`` uses, directly or not, in order.
+
+    Raises:
+        KernelError: ``body`` uses a name that the prelude lacks.
+    """
+    definitions = {m.group(1): m.group(0) for m in _DEFINITION.finditer(prelude)}
     needed: set[str] = set()
-    pending = set(_CALL.findall(body))
+    pending = set(_USE.findall(body))
     while pending:
         name = pending.pop()
         if name in needed:
@@ -142,5 +137,5 @@ def select_prelude(prelude: str, body: str) -> str:
         if name not in definitions:
             raise KernelError(f"the WGSL prelude has no function {name!r}")
         needed.add(name)
-        pending |= set(_CALL.findall(definitions[name].split("{", 1)[1]))
+        pending |= set(_USE.findall(definitions[name]))
     return "\n".join(text for name, text in definitions.items() if name in needed)

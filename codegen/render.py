@@ -27,12 +27,13 @@ from autograd_gpu.codegen.printer import (
     JAX_FLOAT64,
     NUMBA_FLOAT32,
     NUMBA_FLOAT64,
-    WGSL_FLOAT32,
     Dialect,
     print_statements,
     select_prelude,
 )
 from autograd_gpu.codegen.program import BindingKind
+from autograd_gpu.codegen.real_constants import real_constants
+from autograd_gpu.codegen.wgsl_reals import EMULATED, WGSL_REALS
 from autograd_gpu.errors import InputError
 from autograd_gpu.ir import Graph
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 WGSL_WORKGROUP_SIZE = 256
 
 _DIALECTS: dict[tuple[str, str], Dialect] = {
-    ("wgsl", "float32"): WGSL_FLOAT32,
+    **{("wgsl", real.precision): real.dialect for real in WGSL_REALS.values()},
     ("numba", "float32"): NUMBA_FLOAT32,
     ("numba", "float64"): NUMBA_FLOAT64,
     ("jax", "float32"): JAX_FLOAT32,
@@ -57,7 +58,7 @@ class Source:
     Attributes:
         kernel: what was printed.
         target: ``wgsl``, ``numba`` or ``jax``.
-        precision: ``float32`` or ``float64``.
+        precision: ``float32`` or ``float64``; on WGSL ``float64-native`` or ``float64-emulated``.
         source: the text.
         entry_point: name of the function in it.
         bindings: WGSL: kind of each binding of group 0, by position; empty for others.
@@ -130,6 +131,7 @@ def _context(kernel: Kernel, dialect: Dialect, target: str, precision: str) -> d
     stored = [(e.output, k) for k, e in enumerate(kernel.entries) if e.output is not None]
     # WGSL stores what varies, densely; on the host an element's row holds the constants too.
     position = {o: (o if target == "wgsl" else k) for o, k in stored}
+    real = WGSL_REALS[precision] if target == "wgsl" else None
     return {
         "name": kernel.name,
         "key": kernel.key,
@@ -137,7 +139,9 @@ def _context(kernel: Kernel, dialect: Dialect, target: str, precision: str) -> d
         "schedule": kernel.schedule,
         "precision": precision,
         "version": GENERATOR_VERSION,
-        "real": precision,
+        "real": real.type if real else precision,
+        "zero": real.zero if real else "0.0",
+        "plus": real.plus if real else "%s + %s",
         "loads": _loads(kernel, 4 if target == "wgsl" else 1),
         "statements": statements.lines,
         "residuals": list(enumerate(statements.outputs[:m])),
@@ -187,8 +191,19 @@ def render(kernel: Kernel, target: str, precision: str) -> Source:
 
 @lru_cache(maxsize=4)
 def wgsl_prelude(precision: str) -> str:
-    """All elementary functions in WGSL, of a precision."""
-    return template_environment().get_template(f"wgsl/prelude_{precision}.wgsl.j2").render()
+    """All functions that kernels of a precision may call, in WGSL."""
+    name = precision.replace("-", "_")
+    template = template_environment().get_template(f"wgsl/prelude_{name}.wgsl.j2")
+    if precision == "float32":
+        return template.render()
+    real = WGSL_REALS[precision]
+    needed = real_constants(real)
+    return template.render(
+        real=real.type,
+        unknown_zero=" + ag_zero()" if precision == EMULATED.precision else "",
+        c=needed.constants,
+        tables=needed.tables,
+    )
 
 
 def _compile_to(
@@ -217,7 +232,7 @@ def compile_to_wgsl(
     Args:
         graph: a traced residual.
         product: ``residual``, ``cost`` or ``residual_jacobian``.
-        precision: ``float32``.
+        precision: ``float32``, ``float64-native`` or ``float64-emulated``.
         data: positions of arguments that are data and not differentiated.
     """
     return _compile_to(graph, product, precision, "wgsl", data)

@@ -59,7 +59,8 @@ def solve(
         options: of the method.
         backend: ``auto``, ``numpy``, ``numba`` (``cpu``), ``jax``, ``wgsl`` (``gpu``).
         precision: ``auto``, ``float32``, ``float64``: of residuals and Jacobians. Linear algebra
-            on the CPU is float64.
+            on the CPU is float64. ``float64-native`` and ``float64-emulated`` force the way in
+            which ``wgsl`` gets float64.
         device: for ``wgsl``: a device, or part of an adapter's name.
         callback: called with each ``IterationRecord``; a true result stops the solve.
         progress: show a progress bar.
@@ -113,6 +114,8 @@ def _on_device(
     """Why the whole solve stays on the GPU; None if it does not."""
     if choice.backend != "wgsl" or choice.device is None or analysis.column_count == 0:
         return None
+    if choice.precision != "float32":
+        return None  # the device-resident solve computes in float32
     if linear_solver == "pcg":
         return "conjugate gradients on the device, as requested"
     if options.step_control != "nielsen":

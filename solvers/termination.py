@@ -14,7 +14,14 @@ from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.solution import Status
 
-ROUNDING = MappingProxyType({"float64": 0.0, "float32": 1e-7})
+ROUNDING = MappingProxyType(
+    {
+        "float64": 0.0,
+        "float32": 1e-7,
+        "float64-native": 0.0,
+        "float64-emulated": 1e-14,
+    }
+)
 """Share of the cost below which a change is not looked for, by the precision of the residuals.
 
 In difference form float64 residuals show changes far below the rounding of the cost itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from autograd_gpu.runtime.adapters import devices
+from autograd_gpu.runtime.adapters import choose_adapter, devices
 
 # The short names of the software adapters do not carry versions, so test ids stay the same.
 _SHORT_NAMES = ("llvmpipe", "SwiftShader")
@@ -23,3 +23,9 @@ def wgsl_adapters() -> tuple[str, ...]:
         for info in direct or found
     ]
     return tuple(dict.fromkeys(names))
+
+
+@functools.cache
+def native_adapters() -> tuple[str, ...]:
+    """Those of ``wgsl_adapters`` that have float64 of their own."""
+    return tuple(n for n in wgsl_adapters() if "shader-f64" in choose_adapter(n).features)

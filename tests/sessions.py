@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adapters_for_tests import wgsl_adapters
+from adapters_for_tests import native_adapters, wgsl_adapters
 from autograd_gpu import Graph
 from autograd_gpu.codegen.kernel import (
     Product,
@@ -71,6 +71,12 @@ JAX32 = Backend("jax", "float32")
 JAX = [JAX64, JAX32]
 # Without an adapter one entry stays, so that the skipped tests are counted.
 WGSL = [Backend("wgsl", "float32", adapter) for adapter in wgsl_adapters() or ("none",)]
+WGSL_FLOAT64 = [
+    Backend("wgsl", precision, adapter)
+    for precision in ("float64-emulated", "float64-native")
+    for adapter in wgsl_adapters() or ("none",)
+    if precision == "float64-emulated" or adapter in native_adapters()
+]
 
 
 BACKENDS = [NUMPY, NUMBA, *WGSL]
@@ -205,7 +211,7 @@ def evaluate(backend: Backend, bound: Bound) -> Batch:
         cost = session.cost(bound.parameters)
     shape = (bound.group.count, bound.group.residual_size)
     scale = 1.0 + np.abs(np.where(np.isfinite(residuals), residuals, 0.0))
-    slack = 1e-9 if backend.precision == "float64" else 1e-4
+    slack = 1e-4 if backend.precision == "float32" else 1e-9
     with np.errstate(invalid="ignore"):  # poles are infinite in both
         different = np.abs(alone - residuals) > scale * slack
     assert not different.any(), f"{backend}: products disagree on residuals"

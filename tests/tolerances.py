@@ -47,6 +47,13 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("float64", VALUE): Tolerance(1e-14, 1e-14, "C and NumPy libraries differ by a few ulp"),
     ("float64", DERIVATIVE): Tolerance(1e-13, 1e-13, "a few ops on values a few ulp apart"),
     ("float64", GRAPH): Tolerance(1e-10, 1e-10, "tens of ops, fused multiply-add on some targets"),
+    **{
+        ("float64-native", kind): Tolerance(bound, bound, "as for float64, functions of our own")
+        for kind, bound in ((VALUE, 1e-14), (DERIVATIVE, 1e-13), (GRAPH, 1e-10))
+    },
+    ("float64-emulated", VALUE): Tolerance(1e-13, 1e-30, "48 bits: 4e-15 an operation"),
+    ("float64-emulated", DERIVATIVE): Tolerance(4e-13, 4e-14, "a few such operations"),
+    ("float64-emulated", GRAPH): Tolerance(1e-10, 1e-10, "tens of operations"),
     ("float32", VALUE): Tolerance(1e-6, 1e-6, "a few ulp (1.2e-7); worst measured 2.1e-7, sinh"),
     ("float32", DERIVATIVE): Tolerance(1e-6, 1e-6, "as for values; worst measured 3.6e-7, tan"),
     ("float32", GRAPH): Tolerance(5e-5, 5e-5, "tens of ops of 1.2e-7 each, cancellation excluded"),
@@ -63,6 +70,8 @@ OP_OVERRIDES: dict[tuple[str, str, str], Tolerance] = {
 # Relative accuracy where the value is small or the operand large: no absolute part to hide in.
 FAR = {
     "float64": Tolerance(1e-13, 0.0, "C libraries"),
+    "float64-native": Tolerance(1e-13, 0.0, "functions of our own"),
+    "float64-emulated": Tolerance(4e-13, 1e-37, "above 1e-23 of full accuracy, below as float32"),
     "float32": Tolerance(4e-6, 1e-37, "reduced arguments; subnormal float32 may flush to 0"),
 }
 

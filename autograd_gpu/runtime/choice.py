@@ -61,6 +61,12 @@ def enable_gpu(enabled: bool | None = True, min_batch: int = 1024) -> None:
     _GPU_DEFAULT.enabled, _GPU_DEFAULT.min_batch = enabled, min_batch
 
 
+_FLOAT64_WORDS = {
+    "float64-native": "float64 in the device's own arithmetic",
+    "float64-emulated": "float64 as double-float, about 14 digits",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendChoice:
     """A backend and precision that exist here, and the sentence that says why."""
@@ -92,6 +98,7 @@ def choose_backend(
         NotImplementedError: a backend or precision that is not available yet.
         DeviceError: ``wgsl`` was asked for and no adapter exists.
         MissingDependencyError: ``jax`` was asked for and is not installed.
+        PrecisionError: the device cannot give the precision, or fails its self-test.
     """
     wanted = ALIASES.get(backend, backend)
     if wanted != "auto" and wanted not in BACKENDS:
@@ -177,17 +184,24 @@ def _hardware_adapter() -> str | None:
 def _wgsl(precision: str, device: Device | None, reason: str) -> BackendChoice:
     from .device import default_device
 
-    if precision not in ("auto", "float32"):
+    if precision == "mixed":
         raise NotImplementedError(
-            f"precision={precision!r} on backend 'wgsl': float64 arithmetic in WGSL; use "
-            "precision='float32', or backend='numba' for float64"
+            "precision='mixed' on backend 'wgsl': float64 residuals with float32 Jacobians; use "
+            "precision='float64' or 'float32'"
         )
     opened = device or default_device()
     if opened.adapter.is_software:
         reason += f"; {opened.adapter.name} is a software adapter, slower than backend='numba'"
+    resolved = precision
     if precision == "auto":
+        resolved = "float32"
         reason += "; float32, since mixed precision is not available yet"
-    return BackendChoice(backend="wgsl", precision="float32", reason=reason, device=opened)
+    elif precision != "float32":
+        from .self_test import require_float64
+
+        resolved = require_float64(opened, precision)
+        reason += f"; {_FLOAT64_WORDS[resolved]}"
+    return BackendChoice(backend="wgsl", precision=resolved, reason=reason, device=opened)
 
 
 def open_session(

@@ -14,9 +14,9 @@ from .batch import FloatArray
 from .coarse_tables import CoarseTables
 from .device import Device
 from .node_tables import NodeTables
+from .number_formats import to_float32
 from .program_runner import ProgramRunner
 from .step_record import StepRecord
-from .wgsl_backend import to_float32
 
 SECONDS_PER_SUBMIT = 0.1
 """A submission is cut to about this, so that watchdogs and Ctrl-C are served."""

@@ -14,7 +14,7 @@ from ..codegen.kernel import Product
 from ..codegen.render import Source, render
 from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
 from .jax_functions import batch_function, double_precision, load_jax
-from .wgsl_backend import to_float32
+from .number_formats import to_float32
 
 
 def as_real(values: FloatArray, precision: str, what: str) -> Any:

@@ -18,8 +18,8 @@ from .batch import FloatArray, IndexArray
 from .closing import Closing
 from .device import Device
 from .node_tables import TEAMS, NodeTables
+from .number_formats import to_float32
 from .program_runner import ProgramRunner
-from .wgsl_backend import to_float32
 
 GATHER_UP_TO = TEAMS[-2][0]
 """Mean incidences per node up to which ``auto`` gathers on a GPU.

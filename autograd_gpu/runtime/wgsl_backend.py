@@ -9,30 +9,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codegen.batch_program import ChunkShape, batch_program, elements_per_chunk
+from ..codegen.batch_program import WORD, ChunkShape, batch_program, elements_per_chunk
 from ..codegen.kernel import Product
 from ..codegen.layout import ControlBlock, SlotWords
 from ..codegen.render import Source, render
-from ..errors import InputError
 from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
 from .device import Device, default_device
+from .number_formats import FORMATS, check_lossless
 from .program_runner import ProgramRunner
-
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-def to_float32(values: FloatArray, what: str) -> NDArray[np.float32]:
-    """Round to float32.
-
-    Raises:
-        InputError: a value is beyond float32's range.
-    """
-    if values.size and np.max(np.abs(values)) > FLOAT32_MAX:
-        raise InputError(
-            f"{what}: the value {np.max(np.abs(values)):.4g} is beyond float32 (largest "
-            f"{FLOAT32_MAX:.4g}); rescale it, or use a float64 backend"
-        )
-    return values.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +29,12 @@ class _Chunk:
     stop: int
     control: NDArray[np.uint32]
     indices: NDArray[np.uint32]
-    data: NDArray[np.float32]
+    data: NDArray[Any]
 
 
 def _pack(
-    group: BoundGroup,
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
+    group: BoundGroup, precision: str
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[Any]]:
     """Control block, indices and data of a (part of a) group, component-major for coalescing."""
     n = group.count
     indices: list[NDArray[Any]] = []
@@ -70,11 +54,14 @@ def _pack(
                 )
             )
         else:
-            rows = to_float32(binding.values, f"residuals {group.name!r}, data slot {position}")
+            rows = binding.values
+            what = f"residuals {group.name!r}, data slot {position}"
+            check_lossless(rows, what, precision)
             words.append(
                 SlotWords(base=data_total, first=len(rows), second=0 if binding.shared else 1)
             )
-            data.append(np.ascontiguousarray(rows.T).ravel())
+            columns = np.ascontiguousarray(rows.T).ravel()
+            data.append(FORMATS[precision].encode(columns, what).ravel())
             data_total += rows.size
     block = ControlBlock(
         count=n, residual_strides=(n, 1), jacobian_strides=(n, 1), slots=tuple(words)
@@ -85,7 +72,7 @@ def _pack(
     return (
         control,
         np.concatenate(indices) if indices else np.zeros(1, np.uint32),
-        np.concatenate(data) if data else np.zeros(1, np.float32),
+        np.concatenate(data) if data else np.zeros(2, np.float32),
     )
 
 
@@ -100,11 +87,13 @@ class WgslSession(SessionContext):
         device: Device | None = None,
     ) -> None:
         self._device = device or default_device()
+        self._format = FORMATS[precision]
         self._groups = list(groups)
         self._host = HostArrays(groups, np.dtype(np.float64))
         self._sources: dict[str, Source] = {}
         self._chunks = [c for k in range(len(groups)) for c in self._cut(k, precision)]
-        program = batch_program([c.shape for c in self._chunks], parameter_count)
+        words = max(1, parameter_count) * self._format.words
+        program = batch_program([c.shape for c in self._chunks], words)
         self._runner = ProgramRunner(self._device, program)
         for chunk in self._chunks:
             self._runner.upload(chunk.shape.buffer("control"), chunk.control)
@@ -139,31 +128,35 @@ class WgslSession(SessionContext):
             if not isinstance(b, ParameterBinding) and not b.shared
         )
         limit = self._device.limits["max-storage-buffer-binding-size"]
-        step = elements_per_chunk(
-            group.count, (gathers, columns, group.residual_size, varying), limit
-        )
+        words = self._format.words
+        widths = (gathers, words * columns, words * group.residual_size, words * varying)
+        step = elements_per_chunk(group.count, widths, limit)
         chunks: list[_Chunk] = []
         for start in range(0, group.count, step):
             stop = min(start + step, group.count)
-            control, indices, data = _pack(group.part(start, stop))
+            control, indices, data = _pack(group.part(start, stop), precision)
             shape = ChunkShape(
                 name=f"group{k}.{start}",
                 count=stop - start,
                 control=control.size,
                 indices=indices.size,
-                data=data.size,
-                residuals=group.residual_size * (stop - start),
-                jacobian=varying * (stop - start),
+                data=data.nbytes // WORD,
+                residuals=words * group.residual_size * (stop - start),
+                jacobian=words * varying * (stop - start),
+                words=words,
                 sources=sources,
             )
             chunks.append(_Chunk(shape, k, start, stop, control, indices, data))
         return chunks
 
-    def _run(self, product: Product, parameters: FloatArray) -> dict[str, NDArray[Any]]:
-        self._runner.upload("parameters", to_float32(parameters, "parameters"))
-        return self._runner.run(product.value, np.float32)
+    def _run(self, product: Product, parameters: FloatArray) -> dict[str, FloatArray]:
+        encoded = self._format.encode(parameters, "parameters")
+        if encoded.size:
+            self._runner.upload("parameters", encoded)
+        results = self._runner.run(product.value, self._format.dtype)
+        return {name: self._format.decode(values) for name, values in results.items()}
 
-    def _collect_residuals(self, results: dict[str, NDArray[Any]]) -> FloatArray:
+    def _collect_residuals(self, results: dict[str, FloatArray]) -> FloatArray:
         for chunk in self._chunks:
             group = self._groups[chunk.group]
             out = self._host.group_residuals(chunk.group).reshape(group.count, -1)
@@ -178,7 +171,7 @@ class WgslSession(SessionContext):
     def cost(self, parameters: FloatArray) -> float:
         """½‖r‖² over all groups; partial sums of 256 elements are added in float64 on the host."""
         results = self._run(Product.COST, parameters)
-        return float(sum(np.sum(part, dtype=np.float64) for part in results.values()))
+        return float(sum(np.sum(part) for part in results.values()))
 
     def residual_jacobian(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
         """All residuals, and the Jacobian's values."""

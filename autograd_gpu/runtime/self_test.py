@@ -1,0 +1,168 @@
+"""Whether a device's float64 is what it says: arithmetic measured against the host.
+
+Drivers may reassociate sums, contract products or flush what double-float needs, and none of them
+says so. A few thousand operands per operation tell. The verdict is remembered for the process by
+adapter, driver and generated text.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codegen.kernel import data_slot, topology_of
+from ..codegen.render import wgsl_prelude
+from ..codegen.wgsl_reals import EMULATED, NATIVE
+from ..errors import PrecisionError
+from ..ir import Argument, Builder, Graph
+from .batch import BoundGroup, DataBinding, FloatArray
+from .device import Device
+from .number_formats import FORMATS
+from .wgsl_backend import WgslSession
+
+NATIVE_FEATURE = "shader-f64"
+LIMITS = {NATIVE.precision: 2.0**-51, EMULATED.precision: 2.0**-43}
+"""Largest relative error of one operation. Double-float measures 2.2e-14; where a driver destroys
+it, the error is 1e-7."""
+
+OPERATIONS = ("add", "sub", "mul", "div", "sqrt")
+OPERANDS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Worst relative error of one operation, and the most that passes."""
+
+    operation: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the limit; NaN is not."""
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfTest:
+    """Verdict on one precision of one device."""
+
+    device: str
+    precision: str
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every operation is accurate enough."""
+        return all(m.passed for m in self.measurements)
+
+    def describe(self) -> str:
+        """One line: worst errors by operation."""
+        return ", ".join(f"{m.operation} {m.error:.1e}" for m in self.measurements)
+
+
+_verdicts: dict[tuple[str, ...], SelfTest] = {}
+_lock = threading.Lock()
+
+
+def self_test(device: Device, precision: str) -> SelfTest:
+    """Measure ``float64-native`` or ``float64-emulated`` on a device; once per adapter and driver.
+
+    Raises:
+        PrecisionError: the device has no native float64 and that is asked for.
+    """
+    if precision == NATIVE.precision and NATIVE_FEATURE not in device.capabilities:
+        raise PrecisionError(
+            f"{device.name} has no native float64 (WebGPU feature {NATIVE_FEATURE!r}); use "
+            "precision='float64' or 'float64-emulated', which every device can do"
+        )
+    adapter = device.adapter
+    key = (adapter.name, adapter.backend, adapter.driver, precision, wgsl_prelude(precision))
+    with _lock:
+        if key not in _verdicts:
+            _verdicts[key] = _measure(device, precision)
+        return _verdicts[key]
+
+
+def require_float64(device: Device, precision: str) -> str:
+    """The precision that serves ``float64``, ``float64-native`` or ``float64-emulated``.
+
+    Native arithmetic where the device has it and passes, double-float otherwise.
+
+    Raises:
+        PrecisionError: what was asked for is missing, or it fails its self-test.
+    """
+    if precision == "float64":
+        native = NATIVE_FEATURE in device.capabilities
+        if native and self_test(device, NATIVE.precision).passed:
+            return NATIVE.precision
+        precision = EMULATED.precision
+    verdict = self_test(device, precision)
+    if not verdict.passed:
+        wrong = next(m for m in verdict.measurements if not m.passed)
+        raise PrecisionError(
+            f"{device.name} fails the self-test of {precision}: {wrong.operation} is off by "
+            f"{wrong.error:.1e}, relatively, where {wrong.limit:.1e} is allowed; its driver "
+            "changes the arithmetic. Use precision='float32', backend='numba', or another driver"
+        )
+    return precision
+
+
+def _operands(precision: str) -> tuple[FloatArray, FloatArray]:
+    """Numbers of 1e-3 to 1e3 and of 1e-9 to 1e9, and pairs that nearly cancel."""
+    rng = np.random.default_rng(1)
+    quarter = OPERANDS // 4
+    spread = np.concatenate([rng.integers(-3, 4, 2 * quarter), rng.integers(-9, 10, 2 * quarter)])
+    a, b = (rng.standard_normal(OPERANDS) * 10.0**spread for _ in range(2))
+    b[:quarter] = -a[:quarter] * (1.0 + rng.standard_normal(quarter) * 2.0**-20)
+    number = FORMATS[precision]
+
+    def exact(x: FloatArray) -> FloatArray:
+        return number.decode(number.encode(x, "operands").reshape(-1))
+
+    return exact(a), exact(b)
+
+
+def _graph() -> Graph:
+    builder = Builder()
+    a, b = builder.input(0, 0), builder.input(1, 0)
+    outputs = [builder.raw(name, (a, b)) for name in OPERATIONS[:4]]
+    outputs.append(builder.raw("sqrt", (builder.raw("abs", (a,)),)))
+    arguments = (Argument("a", ()), Argument("b", ()))
+    return Graph.build(builder, outputs, arguments, (len(outputs),), "self_test")
+
+
+def evaluate_on(
+    device: Device, precision: str, graph: Graph, operands: tuple[FloatArray, ...]
+) -> NDArray[np.float64]:
+    """Outputs of a graph of scalars at many operands, ``(count, outputs)``."""
+    topology = topology_of(graph, [data_slot(()) for _ in graph.arguments])
+    group = BoundGroup(
+        name=graph.name,
+        topology=topology,
+        count=len(operands[0]),
+        bindings=tuple(
+            DataBinding(values=operands[a][:, None], shared=False) for a in topology.arguments
+        ),
+    )
+    with WgslSession([group], 0, precision, device) as session:
+        return session.residuals(np.zeros(0)).reshape(group.count, -1).copy()
+
+
+def _measure(device: Device, precision: str) -> SelfTest:
+    a, b = _operands(precision)
+    got = evaluate_on(device, precision, _graph(), (a, b))
+    want = np.stack([a + b, a - b, a * b, a / b, np.sqrt(np.abs(a))], axis=1)
+    with np.errstate(all="ignore"):
+        worst = np.max(np.abs(got - want) / np.abs(want), axis=0)
+    return SelfTest(
+        device=device.name,
+        precision=precision,
+        measurements=tuple(
+            Measurement(operation=name, error=float(error), limit=LIMITS[precision])
+            for name, error in zip(OPERATIONS, worst, strict=True)
+        ),
+    )
