@@ -96,7 +96,7 @@ class Op:
 
     @property
     def wgsl_call(self) -> str:
-        """WGSL spelling over a number type that has no operators: every op on reals is a call."""
+        """WGSL spelling in float64, where every op on reals is a function of the prelude."""
         if REAL not in self.operands or self.wgsl.startswith("ag_"):
             return self.wgsl
         return f"ag_{self.name}({', '.join(f'{{{k}}}' for k in range(self.arity))})"

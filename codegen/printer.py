@@ -15,7 +15,7 @@ import numpy as np
 
 from autograd_gpu.errors import KernelError
 from autograd_gpu.ir import Graph
-from autograd_gpu.ops import NODE_OPS, DType
+from autograd_gpu.ops import BOOL, NODE_OPS, DType
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -60,14 +60,24 @@ def checked_float32(value: float) -> float:
     return float(np.float32(value))
 
 
+def _wgsl_literal(value: float) -> str:
+    text = repr(checked_float32(value))
+    return f"({text}f)" if value < 0.0 else f"{text}f"
+
+
 def _python_literal(value: float) -> str:
     return f"({value!r})" if value < 0.0 else repr(value)
+
+
+def _declare_wgsl(name: str, dtype: DType, text: str) -> str:
+    return f"let {name}: {'bool' if dtype == BOOL else 'f32'} = {text};"
 
 
 def _declare_python(name: str, dtype: DType, text: str) -> str:
     return f"{name} = {text}"
 
 
+WGSL_FLOAT32 = Dialect("wgsl", _declare_wgsl, _wgsl_literal, "true", "false")
 NUMBA_FLOAT64 = Dialect("numba", _declare_python, _python_literal, "True", "False")
 # A bare Python literal is float64 to Numba and would promote the whole expression.
 NUMBA_FLOAT32 = Dialect(

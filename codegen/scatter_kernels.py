@@ -31,7 +31,7 @@ from autograd_gpu.codegen.incidence import (
     product_contribution,
 )
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
-from autograd_gpu.codegen.printer import print_statements, select_prelude
+from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_prelude
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
 from autograd_gpu.codegen.solve_kernels import (
     WORKGROUP_SIZE,
@@ -41,7 +41,6 @@ from autograd_gpu.codegen.solve_kernels import (
     incidence_body,
 )
 from autograd_gpu.codegen.solve_layout import control_rows, element_columns, group_row, set_row
-from autograd_gpu.codegen.wgsl_reals import FLOAT32
 from autograd_gpu.errors import DeviceLimitError
 
 ACCUMULATIONS = ("gather", "two-level", "atomic-native", "atomic-cas")
@@ -235,7 +234,7 @@ def _element_body(structure: SolveStructure, g: int, contribution: ElementContri
             return loader.data(slot, k)
         return loader.component("x", "parameters[half", node.place, node.offset + k)
 
-    printed = print_statements(contribution.graph, FLOAT32.dialect, leaf)
+    printed = print_statements(contribution.graph, WGSL_FLOAT32, leaf)
     for place, _ in contribution.targets:
         loader.node(place)
     return Body(

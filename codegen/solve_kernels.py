@@ -37,7 +37,7 @@ from autograd_gpu.codegen.incidence import (
     product_contribution,
 )
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
-from autograd_gpu.codegen.printer import print_statements, select_prelude
+from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_prelude
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
 from autograd_gpu.codegen.solve_layout import (
     ELEMENT_SUMS,
@@ -52,7 +52,6 @@ from autograd_gpu.codegen.solve_layout import (
     kind_row,
     set_row,
 )
-from autograd_gpu.codegen.wgsl_reals import FLOAT32
 from autograd_gpu.ir import Graph
 
 WORKGROUP_SIZE = 256
@@ -211,7 +210,7 @@ def incidence_body(
     group = structure.groups[kind.group]
     loader = Loader(structure, group, kind_columns(group, kind), "k")
     leaf = _incidence_leaf(structure, kind, group, loader)
-    printed = print_statements(contribution.graph, FLOAT32.dialect, leaf)
+    printed = print_statements(contribution.graph, WGSL_FLOAT32, leaf)
     return Body(
         row=kind_row(structure, node_set, kind_position),
         unit=kind.unit,
@@ -317,9 +316,9 @@ def linearize_nodes(structure: SolveStructure, node_set: int) -> SolveKernel:
     ]
     pattern = block_pattern(structure, node_set)
     block = block_factor(width, pattern)
-    factor = print_statements(block.factor, FLOAT32.dialect, lambda _, k: f"h{k}", "q")
+    factor = print_statements(block.factor, WGSL_FLOAT32, lambda _, k: f"h{k}", "q")
     start = print_statements(
-        block.solve, FLOAT32.dialect, lambda s, k: factor.outputs[k] if s == 0 else f"b{k}", "m"
+        block.solve, WGSL_FLOAT32, lambda s, k: factor.outputs[k] if s == 0 else f"b{k}", "m"
     )
     context = _node_context(structure, node_set, bodies, f"linearize_nodes_{node_set}")
     context |= {
@@ -354,7 +353,7 @@ def update_parts(structure: SolveStructure) -> tuple[dict[str, Any], dict[str, b
         block = block_factor(nodes.width, block_pattern(structure, k))
         solve = print_statements(
             block.solve,
-            FLOAT32.dialect,
+            WGSL_FLOAT32,
             lambda s, a: f"l{a // 4}.{'xyzw'[a % 4]}" if s == 0 else f"r{a}",
             "m",
         )
@@ -388,7 +387,7 @@ def element_body(structure: SolveStructure, g: int, graph: Graph) -> Body:
             return loader.data(slot, k)
         return loader.component("x", "parameters[half", node.place, node.offset + k)
 
-    printed = print_statements(graph, FLOAT32.dialect, leaf)
+    printed = print_statements(graph, WGSL_FLOAT32, leaf)
     return Body(
         row=group_row(structure, g),
         unit=False,

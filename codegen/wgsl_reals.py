@@ -17,7 +17,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from autograd_gpu.codegen.printer import Dialect, checked_float32
+from autograd_gpu.codegen.printer import WGSL_FLOAT32, Dialect, checked_float32
 from autograd_gpu.errors import InputError
 from autograd_gpu.ops import BOOL, DType
 
@@ -47,15 +47,6 @@ class WgslReal:
 
 def _signed(value: Fraction | float, text: str) -> str:
     return f"({text})" if value < 0 else text
-
-
-def float32_literal(value: float) -> str:
-    """Literal of type f32, rounded to nearest.
-
-    Raises:
-        KernelError: the value is beyond float32.
-    """
-    return _signed(value, f"{checked_float32(value)!r}f")
 
 
 def native_literal(value: Fraction | float) -> str:
@@ -92,9 +83,7 @@ FLOAT32 = WgslReal(
     words=1,
     zero="0.0f",
     plus="%s + %s",
-    dialect=Dialect(
-        "wgsl", lambda n, d, t: _declare("f32", n, d, t), float32_literal, "true", "false"
-    ),
+    dialect=WGSL_FLOAT32,
 )
 NATIVE = WgslReal(
     precision="float64-native",
@@ -103,7 +92,7 @@ NATIVE = WgslReal(
     zero="0.0lf",
     plus="%s + %s",
     dialect=Dialect(
-        "wgsl", lambda n, d, t: _declare("f64", n, d, t), native_literal, "true", "false"
+        "wgsl_call", lambda n, d, t: _declare("f64", n, d, t), native_literal, "true", "false"
     ),
 )
 EMULATED = WgslReal(
