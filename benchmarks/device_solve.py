@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.device_solve [--adapter NAME] [--levels 5,7] [--out FILE]``; levels are
 icosphere subdivisions of the as-rigid-as-possible workload W2. JAX is measured in the same run
-where it is installed.
+where it is installed. ``--preconditioners`` instead compares block-Jacobi with coarse spaces on
+W1r, W2 and W4 at those levels; ``--unknowns 192,384,768`` are the sizes of the spaces.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from autograd_gpu.runtime.device_solve import DeviceSolve
 from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.program_runner import ProgramRunner
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
+from autograd_gpu.solvers.device_preconditioner import AdaptiveSteps
 from autograd_gpu.solvers.evaluation import current_parameters
 from benchmarks.metrics import RESULTS, Recorder, slope
 from benchmarks.peers_jax import gradient_seconds
@@ -129,6 +131,56 @@ def _phases(record: Recorder, engine: DeviceSolve, x: np.ndarray, name: str) -> 
         record.add(f"{name}/{label}", (both - linearize) * 1e6, "us")
 
 
+def preconditioners(
+    record: Recorder, device: Device, name: str, problem: ag.Problem, steps: int, sizes: list[int]
+) -> None:
+    """The same steps with block-Jacobi, with coarse spaces, and as the solver chooses."""
+    analysis = problem.analysis()
+    x, layouts = current_parameters(problem), array_layouts(analysis)
+    tables = NodeTables(layouts, analysis.groups, x)
+    cases = [("block-jacobi", sizes[-1]), *(("coarse", n) for n in sizes), ("auto", sizes[-1])]
+    for how, unknowns in cases:
+        engine = DeviceSolve(device, tables)
+        seconds: list[float] = []
+        for _ in range(6):
+            engine.start(x, 1e-4, 1e-2, 1e-3)
+            adaptive = AdaptiveSteps(engine, tables, layouts, x, how, unknowns)
+            t0 = time.perf_counter()
+            records = [adaptive.step(400) for _ in range(steps)]
+            seconds.append(time.perf_counter() - t0)
+        key = f"{name}/{how}" if how != "coarse" else f"{name}/coarse_{unknowns}"
+        inner = sum(r.linear_iterations for r in records)
+        note = adaptive.describe()
+        record.add(f"{key}/iterations", float(inner), "1", note=note)
+        record.add(f"{key}/first", seconds[0], "s", note="with the set-up of the coarse space")
+        record.add(f"{key}/warm", float(np.median(seconds[1:])), "s", note=f"{steps} steps")
+        record.add(f"{key}/cost", records[-1].cost, "1", note="float32, from the device")
+        if how == "coarse":
+            _coarse_phases(record, engine, x, key)
+        engine.close()
+
+
+def _coarse_phases(record: Recorder, engine: DeviceSolve, x: np.ndarray, name: str) -> None:
+    runner = engine.runner
+    engine.start(x, 1e-4, 0.0, 1e-3)
+
+    def seconds(*sequences: str) -> float:
+        def run(count: int) -> None:
+            runner.run([*sequences] * count)
+            runner.read("state")
+
+        return slope(run, 4, 64, 5)
+
+    plain = seconds("linearize")
+    assembled = seconds("linearize", "coarse_assemble")
+    prepared = seconds("linearize", "coarse")
+    record.add(f"{name}/assemble", (assembled - plain) * 1e6, "us")
+    record.add(f"{name}/invert_and_start", (prepared - assembled) * 1e6, "us")
+    for label, sequence in (("product", "coarse_product"), ("cg_iteration", "coarse_cg")):
+        both = seconds("linearize", "coarse", sequence)
+        record.add(f"{name}/{label}", (both - prepared) * 1e6, "us")
+
+
 def main() -> None:
     """Run all and write the records."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -137,17 +189,30 @@ def main() -> None:
     parser.add_argument("--gradient-level", type=int, default=5)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--commit")
+    parser.add_argument("--preconditioners", action="store_true")
+    parser.add_argument("--unknowns", default="768")
     chosen = parser.parse_args()
     device = Device(chosen.adapter)
     record = Recorder(device.name, "float32", chosen.commit)
     print(device.name)
+    label = device.adapter.name.replace(" ", "_")
+    if chosen.preconditioners:
+        sizes = sorted(map(int, chosen.unknowns.split(",")))
+        for level in map(int, chosen.levels.split(",")):
+            for name, make in (
+                ("W1r", workloads.springs_problem),
+                ("W2", workloads.deformation_problem),
+                ("W4", workloads.bending_problem),
+            ):
+                preconditioners(record, device, f"{name}_s{level}", make(level), 20, sizes)
+        record.write(chosen.out or RESULTS / f"{label}_preconditioners.json")
+        return
     gradient(record, device, chosen.gradient_level)
     for level in map(int, chosen.levels.split(",")):
         solve(record, device, f"W2_s{level}", workloads.deformation_problem(level), 20)
     solve(record, device, "W4_s5", workloads.bending_problem(5), 10)
     solve(record, device, "W3", workloads.bundle_problem(), 10)
-    default = RESULTS / f"{device.adapter.name.replace(' ', '_')}_device_solve.json"
-    record.write(chosen.out or default)
+    record.write(chosen.out or RESULTS / f"{label}_device_solve.json")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,9 @@ class AdaptiveSteps:
             record = self._solve.step(max_linear_iterations)
         count = record.linear_iterations
         self._used.setdefault(self._name(coarse), []).append(count)
-        self._choice.record(count, self._cost(count, coarse))
+        # Cut short, it would have cost more: what the next step will be given.
+        whole = 2 * count if self._solve.cut_short else count
+        self._choice.record(count, self._cost(whole, coarse))
         return record
 
     def _prepared(self) -> bool:

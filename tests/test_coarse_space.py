@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import ClassVar, cast
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import workloads
 from adapters_for_tests import wgsl_adapters
 from autograd_gpu.codegen.coarse_layout import LARGEST_SPACE, TILE
 from autograd_gpu.codegen.coarse_program import coarse_program
-from autograd_gpu.codegen.program import MAX_STORAGE_BUFFERS, Program
+from autograd_gpu.codegen.program import MAX_STORAGE_BUFFERS, BufferSpec, Program
 from autograd_gpu.codegen.solve_layout import Vector
 from autograd_gpu.runtime.coarse_tables import CoarseTables, aggregate_sizes
 from autograd_gpu.runtime.device import Device
@@ -57,6 +59,20 @@ def plate() -> ag.Problem:
     h = problem.parameters("h", np.sin(5.0 * mesh.vertices[:, 0]))
     problem.add_residuals(lambda a, b: a - b, h[i], h[j], name="flat")
     problem.add_residuals(lambda a: 0.01 * (a - 1.0), h, name="level")
+    return problem
+
+
+def points_and_offset(width: int = 4) -> ag.Problem:
+    """Some numbers a node, and one block that all elements share: no modes of its own."""
+    rng = np.random.default_rng(3)
+    problem = ag.Problem()
+    p = problem.parameters("p", rng.standard_normal((300, width)))
+    shift = problem.parameters("shift", np.ones((1, 3)))
+    i = np.arange(299)
+    problem.add_residuals(lambda a, b: a - b, p[i], p[i + 1], name="alike")
+    problem.add_residuals(
+        lambda a, s, d: 0.1 * (a[0:3] + s - d), p, shift[0], rng.standard_normal((300, 3))
+    )
     return problem
 
 
@@ -144,12 +160,18 @@ PROBLEMS: dict[str, Callable[[], ag.Problem]] = {
     "frozen": frozen_deformation,
     "W3": bundle,
     "plate": plate,
+    "shared": points_and_offset,
 }
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+# 144 sums a thread: software devices need long to compile them, and no device may lack the memory.
+WIDE = pytest.param("wide", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("name", [*PROBLEMS, WIDE])
 def test_coarse_matrix_and_its_inverse_are_the_oracles(device: Device, name: str) -> None:
-    prepared = Prepared(PROBLEMS[name](), device)
+    make = PROBLEMS.get(name, lambda: points_and_offset(12))
+    prepared = Prepared(make(), device)
     runner = prepared.solve.runner
     _, oracle = prepared.oracle()
     runner.run(["linearize", "coarse_assemble"])
@@ -177,7 +199,7 @@ def test_coarse_matrix_and_its_inverse_are_the_oracles(device: Device, name: str
     assert error < 10.0 * condition * np.finfo(np.float32).eps, (error, condition)
 
 
-@pytest.mark.parametrize("name", ["W2", "frozen", "W3"])
+@pytest.mark.parametrize("name", ["W2", "frozen", "W3", "shared"])
 def test_restricted_residual_follows_the_residual(device: Device, name: str) -> None:
     """Pᵀr by its recurrence, after some iterations, against P and the residual itself."""
     prepared = Prepared(PROBLEMS[name](), device)
@@ -246,6 +268,31 @@ def test_it_is_chosen_where_block_jacobi_is_slow(device: Device) -> None:
     assert name.startswith("block-Jacobi + coarse space of")
 
 
+def test_a_correction_that_breaks_down_is_given_up() -> None:
+    """Rounding may make it indefinite: CG then ends before its first iteration."""
+
+    class Breaking:
+        coarse = True
+        cut_short = False
+        calls: ClassVar[list[bool]] = []
+
+        def step(self, _: int, coarse: bool = False) -> StepRecord:
+            self.calls.append(coarse)
+            count = 0 if coarse else 7
+            return StepRecord(
+                cost=1.0, cost_before=2.0, gradient_norm=1.0, damping=1.0, linear_iterations=count
+            )
+
+    problem = workloads.springs_problem(1)
+    analysis = problem.analysis()
+    x, layouts = current_parameters(problem), array_layouts(analysis)
+    tables = NodeTables(layouts, analysis.groups, x)
+    adaptive = AdaptiveSteps(cast(DeviceSolve, Breaking()), tables, layouts, x, "coarse")
+    assert [adaptive.step(9).linear_iterations for _ in range(2)] == [7, 7]
+    assert Breaking.calls == [True, False, False]
+    assert adaptive.name == "block-Jacobi"
+
+
 def test_the_report_says_what_preconditioned(device: Device) -> None:
     options = ag.LevenbergMarquardtOptions(max_iterations=3, linear_tolerance=1e-4)
     solution = ag.solve(
@@ -282,6 +329,21 @@ def test_dispatches_buffers_and_pipelines_are_counted(device: Device, name: str)
     assert after.readbacks - before.readbacks == 2
     assert after.buffers_created == before.buffers_created
     assert after.pipelines_created == before.pipelines_created
+
+
+def test_only_a_larger_program_continues_a_smaller_one(device: Device) -> None:
+    prepared = Prepared(strip(), device)
+    runner = prepared.solve.runner
+    program = runner.program
+    fewer = replace(program, buffers=program.buffers[1:], sequences={}, pipelines=())
+    with pytest.raises(ag.InputError, match="control"):
+        runner.extend(fewer)
+    huge = BufferSpec(name="huge", size=2**62, role="state")
+    with pytest.raises(ag.DeviceLimitError):
+        runner.extend(replace(program, buffers=(*program.buffers, huge)))
+    assert runner.program is program
+    assert prepared.solve.step(8, coarse=True).linear_iterations == 8
+    prepared.solve.close()
 
 
 def test_the_switch_is_the_only_time_that_buffers_are_made(device: Device) -> None:

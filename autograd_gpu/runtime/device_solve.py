@@ -32,6 +32,9 @@ class DeviceSolve:
     """One problem's solve on one device.
 
     Buffers and pipelines are made here, and once more if a coarse space is added.
+
+    Attributes:
+        cut_short: whether the last step's CG ended for want of iterations submitted with it.
     """
 
     def __init__(self, device: Device, tables: NodeTables) -> None:
@@ -43,6 +46,7 @@ class DeviceSolve:
         self._expected = FIRST_GUESS
         self._seconds_per_iteration = 0.0
         self._coarse: CoarseTables | None = None
+        self.cut_short = False
 
     @property
     def runner(self) -> ProgramRunner:
@@ -98,6 +102,7 @@ class DeviceSolve:
         self._seconds_per_iteration = (time.perf_counter() - began) / (planned + 4)
         used = int(record[5])
         finished = record[11] > 0.0
+        self.cut_short = not finished and planned < max_linear_iterations
         # No read-back inside CG: guess from the last step, and more where it was not enough.
         self._expected = int(1.25 * used) + 8 if finished else 2 * planned
         self._half = int(record[12])

@@ -97,10 +97,18 @@ class ProgramRunner:
         compiled = {spec.name: self._device.pipeline(spec) for spec in program.pipelines}
         with self._lock:
             self._check_alive()
-            self._program = program
-            self._specs = {spec.name: spec for spec in program.buffers}
-            self._allocate()
-            self._launches = self._bind(compiled)
+            before = self._program, self._specs, dict(self._buffers)
+            try:
+                self._program = program
+                self._specs = {spec.name: spec for spec in program.buffers}
+                self._allocate()
+                self._launches = self._bind(compiled)
+            except BaseException:
+                for name, buffer in self._buffers.items():
+                    if name not in before[2]:
+                        buffer.destroy()
+                self._program, self._specs, self._buffers = before
+                raise
 
     @property
     def device(self) -> Device:
