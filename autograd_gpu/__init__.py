@@ -82,6 +82,8 @@ from autograd_gpu.runtime.choice import enable_gpu
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.scalar import Scalar
 from autograd_gpu.solvers.compiled_residuals import CompiledResiduals, CompiledResidualsGPU
+from autograd_gpu.solvers.dogleg import DoglegOptions
+from autograd_gpu.solvers.gauss_newton import GaussNewtonOptions
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.nan_search import debug_nans
 from autograd_gpu.solvers.problem import Problem
@@ -101,7 +103,9 @@ __all__ = [
     "DeviceError",
     "DeviceLimitError",
     "DeviceLostError",
+    "DoglegOptions",
     "GPUBatchExecutor",
+    "GaussNewtonOptions",
     "Graph",
     "IndexRangeError",
     "InputError",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -35,6 +37,27 @@ class LinearStep:
     def usable(self) -> bool:
         """Whether the model promises a lower cost."""
         return math.isfinite(self.norm) and self.predicted > 0.0
+
+
+DIAGONAL_RANGE = (1e-6, 1e32)
+
+
+def _diagonal(diagonal: FloatArray) -> FloatArray:
+    return np.clip(diagonal, *DIAGONAL_RANGE)
+
+
+def _one_plus_norm(diagonal: FloatArray) -> FloatArray:
+    return np.square(1.0 + np.sqrt(diagonal))
+
+
+def _identity(diagonal: FloatArray) -> FloatArray:
+    return np.ones_like(diagonal)
+
+
+DAMPING_FORMS: MappingProxyType[str, Callable[[FloatArray], FloatArray]] = MappingProxyType(
+    {"diagonal": _diagonal, "one-plus-norm": _one_plus_norm, "identity": _identity}
+)
+"""D as a function of diag(JᵀJ): Marquardt's scaling, (1 + column norm)², Levenberg's identity."""
 
 
 class DampedSystem:

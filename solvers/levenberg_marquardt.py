@@ -5,41 +5,17 @@ Source: Madsen, Nielsen, Tingleff 2004, "Methods for non-linear least squares pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
 from typing import ClassVar
 
-import numpy as np
-
-from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.step_record import StepRecord
+from autograd_gpu.solvers.damped_system import DAMPING_FORMS
 from autograd_gpu.solvers.host_engine import HostRun, NormalEquationsEngine
 from autograd_gpu.solvers.options import COUNT, SHARE, Check, SolverOptions
 from autograd_gpu.solvers.step_control import DAMPING_CONTROLS, LARGEST_DAMPING
-
-DIAGONAL_RANGE = (1e-6, 1e32)
-
-
-def _diagonal(diagonal: FloatArray) -> FloatArray:
-    return np.clip(diagonal, *DIAGONAL_RANGE)
-
-
-def _one_plus_norm(diagonal: FloatArray) -> FloatArray:
-    return np.square(1.0 + np.sqrt(diagonal))
-
-
-def _identity(diagonal: FloatArray) -> FloatArray:
-    return np.ones_like(diagonal)
-
-
-DAMPING_FORMS: dict[str, Callable[[FloatArray], FloatArray]] = {
-    "diagonal": _diagonal,
-    "one-plus-norm": _one_plus_norm,
-    "identity": _identity,
-}
-"""D as a function of diag(JᵀJ): Marquardt's scaling, (1 + column norm)², Levenberg's identity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

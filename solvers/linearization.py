@@ -166,6 +166,20 @@ class Linearization:
             trouble=trouble,
         )
 
+    @np.errstate(all="ignore")
+    def slope(self, trial: Trial, direction: FloatArray) -> float:
+        """Derivative of the cost at a trial along ``direction``: rᵀJ·direction."""
+        residuals, values = self._session.residual_jacobian(trial.parameters)
+        self._watch.lap("evaluate")
+        image = self.normal.assembly.product(self.analysis.free_values(values), direction)
+        return float(residuals @ image)
+
+    def curvature(self, direction: FloatArray) -> float:
+        """Squared length of J·direction at the point, from the assembled JᵀJ."""
+        upper: Any = self.normal.matrix()
+        both = 2.0 * float(direction @ (upper @ direction))
+        return both - float(self.normal.diagonal @ np.square(direction))
+
     def move(self, trial: Trial) -> str:
         """Make a trial the point; if its Jacobian is unusable, say why and stay.
 

@@ -24,6 +24,24 @@ SHARE: Check = (Real, lambda v: 0.0 <= v < 1.0, "a number from 0 to below 1")
 POSITIVE: Check = (Real, lambda v: 0.0 < v < float("inf"), "a finite number above 0")
 COUNT: Check = (Integral, at_least(1), "a whole number of at least 1")
 
+BETWEEN: Check = (Real, lambda v: 0.0 < v < 1.0, "a number between 0 and 1")
+LINE_SEARCH_CHECKS: Mapping[str, Check] = MappingProxyType(
+    {"sufficient_decrease": BETWEEN, "curvature": BETWEEN, "max_line_search_steps": COUNT}
+)
+
+
+def check_wolfe(sufficient_decrease: float, curvature: float) -> None:
+    """The Wolfe conditions can be met together only if c₁ < c₂.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not sufficient_decrease < curvature:
+        raise InputError(
+            f"option sufficient_decrease={sufficient_decrease!r}: expected less than "
+            f"curvature={curvature!r}"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverOptions:
@@ -69,3 +87,7 @@ class SolverOptions:
                 continue
             if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
                 raise InputError(f"option {name}={value!r}: expected {expected}")
+        self.further_checks()
+
+    def further_checks(self) -> None:
+        """What a single value does not show; nothing by default."""

@@ -16,12 +16,14 @@ from autograd_gpu.runtime.choice import BackendChoice, choose_backend
 from autograd_gpu.solvers.driver import Engine, Observer, Outcome, iterate
 from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.host_engine import HostRun
-from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardt, LevenbergMarquardtOptions
+from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.linear_solvers import (
     check_linear_solver,
     choose_linear_solver,
 )
 from autograd_gpu.solvers.linearization import Stopwatch
+from autograd_gpu.solvers.methods import METHODS, check_method
+from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
 from autograd_gpu.solvers.solution import IterationRecord, KernelSummary, Solution
@@ -30,10 +32,6 @@ if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
     from autograd_gpu.solvers.analysis import Analysis
 
-METHODS = (
-    "levenberg-marquardt", "gauss-newton", "dogleg", "l-bfgs", "adam", "gradient-descent",
-)  # fmt: skip
-
 Callback = Callable[[IterationRecord], Any]
 
 
@@ -41,7 +39,7 @@ def solve(
     problem: Problem,
     method: str = "levenberg-marquardt",
     linear_solver: str = "auto",
-    options: LevenbergMarquardtOptions | None = None,
+    options: SolverOptions | None = None,
     backend: str = "auto",
     precision: str = "auto",
     device: Device | str | None = None,
@@ -52,11 +50,12 @@ def solve(
 
     Args:
         problem: what to solve.
-        method: ``levenberg-marquardt``; the others of the list are not available yet.
+        method: ``levenberg-marquardt``, ``gauss-newton`` or ``dogleg``; the others of the list are
+            not available yet.
         linear_solver: ``auto``, ``sparse-cholesky``, ``dense-cholesky``, ``dense-qr``,
             ``schur``, ``schur-implicit`` or ``pcg`` (conjugate gradients; with backend ``wgsl``
             the whole solve then stays on the device).
-        options: of the method.
+        options: of the method, an object of its options class.
         backend: ``auto``, ``numpy``, ``numba`` (``cpu``), ``jax``, ``wgsl`` (``gpu``).
         precision: ``auto``, ``float32``, ``float64``: of residuals and Jacobians. Linear algebra
             on the CPU is float64. ``float64-native`` and ``float64-emulated`` force the way in
@@ -72,26 +71,19 @@ def solve(
         InputError: an unknown option, or a problem without residuals.
         NotImplementedError: a method or option that is not available yet.
     """
-    if method not in METHODS:
-        raise InputError(f"method={method!r} is unknown; expected one of {', '.join(METHODS)}")
-    if method != "levenberg-marquardt":
-        raise NotImplementedError(f"method={method!r}: only levenberg-marquardt")
+    chosen = check_method(method, options)
     check_linear_solver(linear_solver)
     if not isinstance(problem, Problem):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"problem: got {type(problem).__name__}, expected an ag.Problem")
     if callback is not None and not callable(callback):
         raise InputError(f"callback: got {type(callback).__name__}, expected a function")
-    chosen = LevenbergMarquardtOptions() if options is None else options
-    if not isinstance(chosen, LevenbergMarquardtOptions):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(
-            f"options: got {type(chosen).__name__}, expected ag.LevenbergMarquardtOptions"
-        )
     began = time.perf_counter()
     analysis = problem.analysis()
     choice = choose_backend(backend, precision, problem.device(device), analysis.row_count)
     why = _on_device(choice, linear_solver, analysis, chosen)
     timings: dict[str, float] = {}
     if why is not None and choice.device is not None:
+        assert isinstance(chosen, LevenbergMarquardtOptions)
         engine = _device_engine(problem, analysis, choice.device, why, chosen, timings)
     else:
         engine = _host_engine(problem, analysis, choice, linear_solver, chosen, timings)
@@ -109,9 +101,11 @@ def _on_device(
     choice: BackendChoice,
     linear_solver: str,
     analysis: Analysis,
-    options: LevenbergMarquardtOptions,
+    options: SolverOptions,
 ) -> str | None:
     """Why the whole solve stays on the GPU; None if it does not."""
+    if not isinstance(options, LevenbergMarquardtOptions):
+        return None  # the other methods run on the host
     if choice.backend != "wgsl" or choice.device is None or analysis.column_count == 0:
         return None
     if choice.precision != "float32":
@@ -131,7 +125,7 @@ def _on_device(
 @contextmanager
 def _observer(
     analysis: Analysis,
-    options: LevenbergMarquardtOptions,
+    options: SolverOptions,
     callback: Callback | None,
     progress: bool,
 ) -> Generator[Observer]:
@@ -166,7 +160,7 @@ def _host_engine(
     analysis: Analysis,
     choice: BackendChoice,
     linear_solver: str,
-    options: LevenbergMarquardtOptions,
+    options: SolverOptions,
     timings: dict[str, float],
 ) -> Engine:
     """Residuals and Jacobians from the backend, linear algebra on the CPU."""
@@ -187,7 +181,7 @@ def _host_engine(
         linear_solver_reason=why,
         watch=watch,
     )
-    return LevenbergMarquardt(run, options)
+    return METHODS[options.method].engine(run, options)
 
 
 def _device_engine(

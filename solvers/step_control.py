@@ -2,7 +2,8 @@
 
 Sources: Nielsen 1999, "Damping parameter in Marquardt's method", IMM-REP-1999-05, eq. 2.4 and 2.5;
 Ceres Solver, ``LevenbergMarquardtStrategy``, which updates the radius 1/λ by the same rule but
-bounds it.
+bounds it; Madsen, Nielsen, Tingleff 2004, "Methods for non-linear least squares problems", eq. 2.4
+(the radius of a trust region).
 """
 
 from __future__ import annotations
@@ -93,6 +94,63 @@ class CeresRadius:
         """Shrink the region, sooner and sooner."""
         self.radius /= self._decrease
         self._decrease *= 2.0
+
+
+class Regularization:
+    """No damping as long as none is needed; then 1e-10, and 10, 100, 1000 … times as much.
+
+    For methods that step by JᵀJ itself, where that is singular or its step leads nowhere.
+    """
+
+    SMALLEST = 1e-10
+
+    def __init__(self) -> None:
+        self.damping = 0.0
+        self._growth = 10.0
+
+    @property
+    def exhausted(self) -> bool:
+        """No larger λ is tried."""
+        return self.damping > LARGEST_DAMPING
+
+    def accepted(self, gain: float) -> None:
+        """Take less, and none in the end, whatever the gain."""
+        self.damping = 0.1 * self.damping if self.damping > self.SMALLEST else 0.0
+        self._growth = 10.0
+
+    def rejected(self) -> None:
+        """Take more, sooner and sooner."""
+        if self.damping == 0.0:
+            self.damping = self.SMALLEST
+        else:
+            self.damping *= self._growth
+            self._growth *= 10.0
+
+
+class TrustRegion:
+    """The radius of a ball in scaled unknowns: halved after poor steps, tripled by good ones."""
+
+    POOR, GOOD = 0.25, 0.75
+    SMALLEST = 1.0 / LARGEST_DAMPING
+
+    def __init__(self, initial_radius: float) -> None:
+        self.radius = initial_radius
+
+    @property
+    def exhausted(self) -> bool:
+        """No smaller radius is tried."""
+        return self.radius < self.SMALLEST
+
+    def accepted(self, gain: float, length: float) -> None:
+        """The step was kept; ``length`` is its own, in scaled unknowns."""
+        if gain < self.POOR:
+            self.radius *= 0.5
+        elif gain > self.GOOD:
+            self.radius = max(self.radius, 3.0 * length)
+
+    def rejected(self, length: float) -> None:
+        """The step of that length was not kept; the next one is at most half as long."""
+        self.radius = 0.5 * min(self.radius, length)
 
 
 DAMPING_CONTROLS: MappingProxyType[str, Callable[[float], DampingControl]] = MappingProxyType(

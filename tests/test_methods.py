@@ -1,0 +1,437 @@
+"""All methods over the same problems: minima, every status, and what a stopped solve returns."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autograd_gpu as ag
+from autograd_gpu.solvers.line_search import WolfeConditions, backtracking, strong_wolfe
+from autograd_gpu.solvers.methods import METHODS
+from autograd_gpu.solvers.options import SolverOptions
+from autograd_gpu.solvers.step_control import Regularization, TrustRegion
+from workloads import MINIMA, PROBLEMS
+
+SECOND_ORDER = ["levenberg-marquardt", "gauss-newton", "dogleg"]
+# Levenberg-Marquardt's own tests are in test_solve.py; what all share is tried with it too.
+ALL = list(METHODS)
+
+
+def options_of(method: str, **values: Any) -> SolverOptions:
+    return METHODS[method].options(**values)
+
+
+def one_block(fn: Callable[[Any], Any], start: list[float]) -> ag.Problem:
+    problem = ag.Problem()
+    x = problem.parameters("x", [start] if len(start) > 1 else start)
+    problem.add_residuals(fn, x, name="r")
+    return problem
+
+
+def rosenbrock(start: tuple[float, float] = (-1.2, 1.0)) -> ag.Problem:
+    return one_block(lambda p: [10.0 * (p[1] - p[0] ** 2), 1.0 - p[0]], list(start))
+
+
+def true_cost(problem: ag.Problem, solution: ag.Solution) -> float:
+    problem.update(**solution.values)
+    return problem.evaluate(backend="numpy").cost
+
+
+# -- minima ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["gauss-newton", "dogleg"])
+@pytest.mark.parametrize("name", ["W1r_s3", "W2_s3", "W4_s3"])
+def test_known_minima(name: str, method: str) -> None:
+    problem = PROBLEMS[name]()
+    solution = ag.solve(problem, method=method, backend="numba")
+    assert solution.success, solution.report()
+    # W1r_s3 is known to its last digit, 1e-6.
+    assert solution.cost == pytest.approx(MINIMA[name], rel=1e-6 if name == "W1r_s3" else 1e-7)
+    assert true_cost(problem, solution) == pytest.approx(solution.cost, rel=1e-12)
+
+
+def powell_singular(x: Any) -> list[Any]:
+    return [
+        x[0] + 10.0 * x[1],
+        5.0**0.5 * (x[2] - x[3]),
+        (x[1] - 2.0 * x[2]) ** 2,
+        10.0**0.5 * (x[0] - x[3]) ** 2,
+    ]
+
+
+def freudenstein_roth(x: Any) -> list[Any]:
+    return [
+        x[0] - 13.0 + ((5.0 - x[1]) * x[1] - 2.0) * x[1],
+        x[0] - 29.0 + ((x[1] + 1.0) * x[1] - 14.0) * x[1],
+    ]
+
+
+def beale(x: Any) -> list[Any]:
+    return [y - x[0] * (1.0 - x[1] ** k) for k, y in ((1, 1.5), (2, 2.25), (3, 2.625))]
+
+
+# Moré, Garbow, Hillstrom 1981; start, and Σr² at the minima that the paper lists.
+CLASSICS: dict[str, tuple[Callable[[Any], list[Any]], list[float], list[float]]] = {
+    "rosenbrock": (
+        lambda p: [10.0 * (p[1] - p[0] ** 2), 1.0 - p[0]], [-1.2, 1.0], [0.0],
+    ),
+    "powell singular": (powell_singular, [3.0, -1.0, 0.0, 1.0], [0.0]),
+    "freudenstein and roth": (freudenstein_roth, [0.5, -2.0], [0.0, 48.98425367924]),
+    "beale": (beale, [1.0, 1.0], [0.0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", SECOND_ORDER)
+@pytest.mark.parametrize("name", CLASSICS)
+def test_classic_problems(name: str, method: str) -> None:
+    fn, start, minima = CLASSICS[name]
+    options = options_of(
+        method, function_tolerance=1e-14, gradient_tolerance=1e-12, parameter_tolerance=1e-14,
+        max_iterations=500,
+    )  # fmt: skip
+    solution = ag.solve(one_block(fn, start), method=method, backend="numpy", options=options)
+    assert solution.success, solution.report()
+    assert min(abs(2.0 * solution.cost - m) for m in minima) < 1e-9, solution.report()
+
+
+@pytest.mark.parametrize("line_search", ["backtracking", "strong-wolfe"])
+def test_gauss_newton_with_either_line_search(line_search: str) -> None:
+    options = ag.GaussNewtonOptions(line_search=line_search, function_tolerance=1e-12)
+    for problem, minimum in ((rosenbrock(), 0.0), (PROBLEMS["W4_s3"](), MINIMA["W4_s3"])):
+        solution = ag.solve(problem, method="gauss-newton", options=options, backend="numba")
+        assert solution.success, solution.report()
+        assert solution.cost == pytest.approx(minimum, rel=1e-7, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["gauss-newton", "dogleg"])
+@pytest.mark.parametrize("linear_solver", ["sparse-cholesky", "dense-cholesky", "schur", "pcg"])
+def test_linear_solvers_compose_with_methods(method: str, linear_solver: str) -> None:
+    problem = PROBLEMS["W4_s3"]()
+    solution = ag.solve(problem, method=method, linear_solver=linear_solver, backend="numba")
+    assert solution.cost == pytest.approx(MINIMA["W4_s3"], rel=1e-6)
+    assert solution.linear_solver.startswith(linear_solver)
+
+
+# -- degenerate problems -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", SECOND_ORDER)
+@pytest.mark.parametrize("linear_solver", ["sparse-cholesky", "dense-cholesky", "pcg"])
+def test_singular_systems_are_damped(method: str, linear_solver: str) -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", [1.0, 5.0, 2.0])
+    problem.parameters("lonely", np.arange(3.0))
+    problem.add_residuals(lambda a, b: ag.exp(0.1 * (a + b)) - 4.0, x[0], x[1])
+    solution = ag.solve(problem, method=method, linear_solver=linear_solver, backend="numpy")
+    assert solution.success, solution.report()
+    assert solution.cost < 1e-8
+    assert solution.values["x"][:2].sum() == pytest.approx(10.0 * math.log(4.0), abs=1e-3)
+    assert np.array_equal(solution.values["lonely"], np.arange(3.0))
+
+
+def test_gauss_newton_damps_only_while_it_must() -> None:
+    # Where p[0] is 0 the Jacobian is singular, and nowhere else.
+    problem = one_block(lambda p: [p[0] * p[1] - 6.0, p[0] - 2.0], [0.0, 2.0])
+    options = ag.GaussNewtonOptions(function_tolerance=1e-12)
+    solution = ag.solve(problem, method="gauss-newton", backend="numpy", options=options)
+    first, last = solution.history[1], solution.history[-1]
+    assert (first.accepted, first.damping, first.linear_iterations) == (False, 0.0, 1)
+    assert solution.history[2].damping == Regularization.SMALLEST
+    assert last.damping == 0.0
+    assert solution.values["x"][0] == pytest.approx([2.0, 3.0])
+
+
+def test_gauss_newton_does_not_stall_where_the_jacobian_is_singular() -> None:
+    # Powell 1970: undamped, x[0] stalls near 1.8016, where the gradient is not 0.
+    problem = one_block(lambda p: [p[0], 10.0 * p[0] / (p[0] + 0.1) + 2.0 * p[1] ** 2], [3.0, 1.0])
+    solution = ag.solve(problem, method="gauss-newton", backend="numpy")
+    assert solution.success
+    assert solution.cost < 1e-6, solution.report()
+
+
+def test_dogleg_without_a_newton_step_goes_down_the_gradient() -> None:
+    # Columns of 1e-9 and 1e9: no damping of up to 1 makes their JᵀJ definite in float64.
+    problem = one_block(lambda p: [1e9 * (p[0] + p[1]) - 1e9], [0.0, 0.0])
+    solution = ag.solve(problem, method="dogleg", backend="numpy")
+    assert solution.values["x"].sum() == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_steps_into_nan_are_survived(method: str) -> None:
+    problem = one_block(lambda x: [ag.log(x), x], [10.0])
+    solution = ag.solve(problem, method=method, backend="numpy")
+    x = solution.values["x"]
+    assert np.isfinite(solution.cost)
+    assert np.log(x) / x + x == pytest.approx(0.0, abs=1e-3), solution.report()
+
+
+# -- statuses ----------------------------------------------------------------------------------
+
+NONE = {"function_tolerance": 0.0, "gradient_tolerance": 0.0, "parameter_tolerance": 0.0}
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_converged_by_the_cost(method: str) -> None:
+    problem = one_block(lambda x: [x, x - 1.0, ag.exp(x)], [2.0])
+    options = options_of(method, **{**NONE, "function_tolerance": 1e-6})
+    solution = ag.solve(problem, method=method, backend="numpy", options=options)
+    assert solution.status is ag.Status.CONVERGED_FUNCTION, solution.report()
+    assert "relatively" in solution.message
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_converged_by_the_gradient(method: str) -> None:
+    options = options_of(method, **{**NONE, "gradient_tolerance": 1e-3, "max_iterations": 20_000})
+    problem = one_block(lambda p: [2.0 * (p[1] - p[0] ** 2), 1.0 - p[0]], [-1.2, 1.0])
+    solution = ag.solve(problem, method=method, backend="numpy", options=options)
+    assert solution.status is ag.Status.CONVERGED_GRADIENT, solution.report()
+    problem.update(**solution.values)
+    assert np.abs(problem.evaluate(backend="numpy").gradient).max() <= 1e-3
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_converged_by_the_step(method: str) -> None:
+    options = options_of(method, **{**NONE, "parameter_tolerance": 1e-3})
+    problem = one_block(lambda x: [x - 1.0, x * x], [0.0])
+    solution = ag.solve(problem, method=method, backend="numpy", options=options)
+    assert solution.status is ag.Status.CONVERGED_PARAMETER, solution.report()
+    assert solution.history[-1].step_norm <= 1e-3 * (1.0 + 1e-3)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_limits_and_the_callback(method: str) -> None:
+    def run(callback: Callable[[Any], Any] | None = None, **values: Any) -> ag.Solution:
+        options = options_of(method, **NONE, **values)
+        return ag.solve(
+            rosenbrock(), method=method, backend="numpy", options=options, callback=callback
+        )
+
+    for count in (0, 1, 3):
+        solution = run(max_iterations=count)
+        assert (solution.status, solution.iterations) == (ag.Status.MAX_ITERATIONS, count)
+    assert run(max_seconds=0).status is ag.Status.MAX_SECONDS
+    stopped = run(lambda r: r.iteration == 2)
+    assert (stopped.status, stopped.iterations) == (ag.Status.STOPPED_BY_CALLBACK, 2)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_failures_name_the_residual(method: str) -> None:
+    at_start = ag.solve(one_block(ag.log, [-1.0]), method=method, backend="numpy")
+    assert at_start.status is ag.Status.FAILED_NUMERICAL
+    assert at_start.message == "at the start, residuals 'r', element 0, component 0 is nan"
+
+    # Finite only at 2: log(1) = 0 there, log(-1) anywhere else.
+    island = one_block(lambda x: x + ag.log(ag.where(ag.abs(x - 2.0) > 0.0, -1.0, 1.0)), [2.0])
+    solution = ag.solve(island, method=method, backend="numpy")
+    assert solution.status is ag.Status.FAILED_NUMERICAL, solution.report()
+    assert "residuals 'r', element 0, component 0 is nan" in solution.message
+    assert np.array_equal(solution.values["x"], [2.0])
+    assert solution.cost == solution.initial_cost == 2.0
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_everything_frozen(method: str) -> None:
+    problem = rosenbrock()
+    (x,) = problem.arrays
+    problem.freeze(x)
+    solution = ag.solve(problem, method=method, backend="numpy")
+    assert solution.message == "every parameter is frozen"
+    assert solution.cost == pytest.approx(12.1)
+
+
+# -- what a solve returns ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_solve_stopped_anywhere_returns_the_best_accepted_point(method: str) -> None:
+    problem = rosenbrock()
+    whole = ag.solve(
+        problem, method=method, backend="numpy", options=options_of(method, max_iterations=25)
+    )
+    for count in range(0, whole.iterations, 3):
+        options = options_of(method, max_iterations=count)
+        part = ag.solve(rosenbrock(), method=method, backend="numpy", options=options)
+        assert part.cost == whole.history[count].cost
+        assert part.cost == min(r.cost for r in part.history)
+        assert true_cost(rosenbrock(), part) == pytest.approx(part.cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_cost_never_rises_and_rejected_steps_leave_no_trace(method: str, backend: str) -> None:
+    problem = PROBLEMS["W1r_s3"]()
+    options = options_of(method, max_iterations=30)
+    solution = ag.solve(problem, method=method, backend=backend, options=options)
+    for before, after in itertools.pairwise(solution.history):
+        if after.accepted:
+            assert after.cost <= before.cost
+        else:
+            assert (after.cost, after.gradient_norm) == (before.cost, before.gradient_norm)
+    assert solution.cost < solution.initial_cost
+    problem.update(**solution.values)
+    found = problem.evaluate(backend=backend)
+    assert found.cost == pytest.approx(solution.cost, rel=1e-12)
+    largest = float(np.abs(found.gradient).max())
+    assert largest == pytest.approx(solution.history[-1].gradient_norm, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    method=st.sampled_from(ALL), seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 4),
+    columns=st.integers(2, 4), bend=st.sampled_from([0.0, 0.3, 2.0]),
+)  # fmt: skip
+def test_claims_hold_for_random_problems(
+    method: str, seed: int, rows: int, columns: int, bend: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    matrices, rights = rng.standard_normal((rows, columns, columns)), rng.standard_normal(rows)
+    problem = ag.Problem()
+    x = problem.parameters("x", rng.standard_normal((1, columns)))
+
+    def residual(p: Any, a: Any, b: Any) -> Any:
+        return ag.tanh(bend * ag.dot(a @ p, p)) + a @ p - b
+
+    problem.add_residuals(residual, x[0], matrices, rights)
+    options = options_of(method, max_iterations=60)
+    solution = ag.solve(problem, method=method, backend="numpy", options=options)
+    costs = [r.cost for r in solution.history]
+    assert all(after <= before for before, after in itertools.pairwise(costs))
+    assert solution.status is not ag.Status.FAILED_NUMERICAL, solution.report()
+    problem.update(**solution.values)
+    end = problem.evaluate(backend="numpy")
+    assert end.cost == pytest.approx(solution.cost, rel=1e-12, abs=1e-300)
+    last = solution.history[-1]
+    if solution.status is ag.Status.CONVERGED_GRADIENT:
+        assert np.abs(end.gradient).max() <= options.gradient_tolerance * (1.0 + 1e-6)
+    elif solution.status is ag.Status.CONVERGED_PARAMETER:
+        length = float(np.linalg.norm(solution.values["x"]))
+        assert last.step_norm <= options.parameter_tolerance * (length * 1.001 + 1e-8)
+
+
+# -- options -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_options_of_another_method_are_refused_by_name(method: str) -> None:
+    expected = METHODS[method].options
+    assert expected.method == method
+    assert getattr(ag, expected.__name__) is expected
+    for other in METHODS.values():
+        if other.options is not expected:
+            with pytest.raises(
+                ag.InputError,
+                match=rf"got {other.options.__name__}, expected ag\.{expected.__name__}",
+            ):
+                ag.solve(rosenbrock(), method=method, options=other.options())
+    with pytest.raises(ag.InputError, match="options: got dict"):
+        ag.solve(rosenbrock(), method=method, options={"max_iterations": 3})  # type: ignore[arg-type]
+
+
+def test_unknown_methods_are_refused_by_name() -> None:
+    with pytest.raises(ag.InputError, match="method='newton' is unknown; expected one of leven"):
+        ag.solve(rosenbrock(), method="newton")
+
+
+BAD: list[tuple[str, str, Any]] = [
+    ("gauss-newton", "line_search", "exact"),
+    ("gauss-newton", "sufficient_decrease", 0.0),
+    ("gauss-newton", "sufficient_decrease", 0.95),
+    ("gauss-newton", "curvature", 1.0),
+    ("gauss-newton", "max_line_search_steps", 0),
+    ("gauss-newton", "scaling", "none"),
+    ("dogleg", "initial_radius", 0.0),
+    ("dogleg", "initial_radius", math.inf),
+    ("dogleg", "min_gain_ratio", 1.0),
+    ("dogleg", "max_iterations", -1),
+    ("levenberg-marquardt", "step_control", "moré"),
+]
+
+
+@pytest.mark.parametrize(("method", "name", "value"), BAD)
+def test_bad_options_are_named(method: str, name: str, value: Any) -> None:
+    with pytest.raises(ag.InputError, match=f"{name}=.*expected"):
+        options_of(method, **{name: value})
+
+
+# -- parts -------------------------------------------------------------------------------------
+
+
+@given(
+    center=st.floats(0.05, 50.0), power=st.sampled_from([2.0, 4.0]), wiggle=st.floats(0.0, 0.4),
+    first=st.sampled_from([1e-3, 1.0, 30.0]),
+)  # fmt: skip
+def test_strong_wolfe_lengths_meet_both_conditions(
+    center: float, power: float, wiggle: float, first: float
+) -> None:
+    def value(a: float) -> float:
+        return abs(a / center - 1.0) ** power + 0.1 * wiggle * (1.0 - math.cos(3.0 * a / center))
+
+    def slope(a: float) -> float:
+        d = a / center - 1.0
+        down = power * math.copysign(abs(d) ** (power - 1.0), d)
+        return (down + 0.3 * wiggle * math.sin(3.0 * a / center)) / center
+
+    rule = WolfeConditions(curvature=0.5, max_evaluations=60)
+    seen: list[float] = []
+
+    def evaluate(a: float) -> tuple[float, float]:
+        seen.append(a)
+        return value(a) - value(0.0), slope(a)
+
+    length = strong_wolfe(evaluate, slope(0.0), first, rule)
+    assert length is not None
+    assert length in seen
+    assert value(length) - value(0.0) <= rule.decrease * length * slope(0.0)
+    assert abs(slope(length)) <= rule.curvature * abs(slope(0.0))
+    shorter = backtracking(lambda a: evaluate(a)[0], slope(0.0), first, rule)
+    assert shorter is not None
+    assert value(shorter) - value(0.0) <= rule.decrease * shorter * slope(0.0)
+
+
+def test_line_searches_step_back_from_nan_and_give_up_where_nothing_falls() -> None:
+    def change(a: float) -> float:
+        return a * a - a if a < 0.1 else math.nan
+
+    found = backtracking(change, -1.0)
+    assert found is not None and 0.0 < found < 0.1
+    found = strong_wolfe(lambda a: (change(a), 2.0 * a - 1.0), -1.0, 1.0)
+    assert found is not None and 0.0 < found < 0.1
+    counted: list[float] = []
+
+    def rising(a: float) -> float:
+        counted.append(a)
+        return a
+
+    rule = WolfeConditions(max_evaluations=7)
+    assert backtracking(rising, -1.0, 1.0, rule) is None
+    assert strong_wolfe(lambda a: (rising(a), 1.0), -1.0, 1.0, rule) is None
+    assert len(counted) == 14
+
+
+def test_strong_wolfe_goes_further_than_the_first_length() -> None:
+    length = strong_wolfe(lambda a: (a * a - 200.0 * a, 2.0 * a - 200.0), -200.0, 1.0)
+    assert length is not None and 5.0 < length < 195.0
+
+
+def test_trust_region_follows_the_gain_ratio() -> None:
+    region = TrustRegion(4.0)
+    region.accepted(0.9, 2.0)
+    assert region.radius == 6.0
+    region.accepted(0.5, 2.0)
+    assert region.radius == 6.0
+    region.accepted(0.1, 2.0)
+    assert region.radius == 3.0
+    region.rejected(2.0)
+    assert region.radius == 1.0
+    assert not region.exhausted
+    for _ in range(200):
+        region.rejected(1.0)
+    assert region.exhausted
