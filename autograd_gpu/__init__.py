@@ -82,8 +82,10 @@ from autograd_gpu.runtime.choice import enable_gpu
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.scalar import Scalar
 from autograd_gpu.solvers.compiled_residuals import CompiledResiduals, CompiledResidualsGPU
+from autograd_gpu.solvers.curve_fit import curve_fit
 from autograd_gpu.solvers.dogleg import DoglegOptions
 from autograd_gpu.solvers.gauss_newton import GaussNewtonOptions
+from autograd_gpu.solvers.least_squares import least_squares
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.nan_search import debug_nans
 from autograd_gpu.solvers.problem import Problem
@@ -144,6 +146,7 @@ __all__ = [
     "cosh",
     "cross",
     "cube",
+    "curve_fit",
     "debug_nans",
     "devices",
     "dot",
@@ -157,6 +160,7 @@ __all__ = [
     "hypot",
     "jacobian",
     "jvp",
+    "least_squares",
     "log",
     "log1p",
     "logical_and",

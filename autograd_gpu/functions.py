@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import ShapeError, TraceError
 from .ops import OPS
+from .samples import refuse_samples
 from .scalar import AbstractScalar, apply, user_line
 from .sequence import TracedSequence
 from .vector import Matrix, Vector, as_traced, elementwise, inner, is_traced, sum_of, vector
@@ -56,6 +57,7 @@ def _sequence(values: Any) -> list[Any]:
         return list(lifted.items)
     if isinstance(lifted, Matrix):
         return [entry for row in lifted.rows for entry in row]
+    refuse_samples(lifted)
     return [lifted]
 
 
@@ -113,6 +115,8 @@ def dot(u: Any, v: Any) -> Any:
         a, b = as_traced(u), as_traced(v)
         if isinstance(a, Vector) and isinstance(b, Vector):
             return inner(a, b)
+        for value in (a, b):
+            refuse_samples(value)
         return a @ b if isinstance(a, Matrix) or isinstance(b, Matrix) else a * b
     return np.sum(np.asarray(u) * np.asarray(v), axis=-1)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 LATER: dict[str, str] = {
-    "least_squares": "SciPy's least_squares interface",
-    "curve_fit": "SciPy's curve_fit interface",
     "manifolds": "manifolds",
     "interop": "bridges to networkx, SymPy and JAX",
     "cache": "caches on disk",

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import AutogradGpuError, ShapeError, TraceError
 from .ir import Argument, Builder, Graph, Shape
 from .ops import BOOL
+from .samples import SampleBuilder
 from .scalar import AbstractScalar, Scalar, is_internal, is_scalar_like
 from .sequence import TracedSequence
 from .vector import Matrix, Vector, vector
@@ -77,6 +79,36 @@ def trace_shapes(
     builder = Builder() if builder is None else builder
     title = name or function_name(fn)
     values = [traced_argument(builder, k, a.shape) for k, a in enumerate(arguments)]
+    ids, shape = _traced_ids(builder, fn, values, title)
+    return Graph.build(builder, ids, arguments, shape, title)
+
+
+def trace_samples(
+    fn: Callable[[Any], Any], size: int
+) -> tuple[Graph, list[NDArray[np.float64]], list[bool]]:
+    """Trace a function of a vector of ``size`` numbers that may use long arrays of samples.
+
+    Returns:
+        the graph, whose argument 0 is the vector (a scalar if ``size`` is 1) and whose further
+        arguments are columns; the columns; and for each output whether it differs by sample.
+
+    Raises:
+        TraceError, ShapeError: as ``trace``; or columns of different lengths, or sums over them.
+    """
+    builder = SampleBuilder()
+    title = function_name(fn)
+    x = vector([Scalar(builder, builder.input(0, k)) for k in range(size)])
+    ids, _ = _traced_ids(builder, fn, [x], title)
+    arguments = [Argument("x", () if size == 1 else (size,))]
+    arguments += [Argument(f"column{k}", ()) for k in range(len(builder.columns))]
+    sampled = [builder.is_sampled(k) for k in ids]
+    return Graph.build(builder, ids, arguments, None, title), builder.columns, sampled
+
+
+def _traced_ids(
+    builder: Builder, fn: Callable[..., Any], values: list[Any], title: str
+) -> tuple[list[int], Shape]:
+    """Call the function; nodes of what it returned, flat, and their shape."""
     result = call_residual(fn, values, title)
     items, shape = flatten_result(result, title)
     if any(isinstance(item, Scalar) and item.builder is not builder for item in items):
@@ -96,7 +128,7 @@ def trace_shapes(
                 f"{title}: returns a truth value at position {position}; "
                 "use ag.where(condition, 1.0, 0.0)"
             )
-    return Graph.build(builder, ids, arguments, shape, title)
+    return ids, shape
 
 
 def traced_argument(builder: Builder, position: int, shape: Shape) -> Any:

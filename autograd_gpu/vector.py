@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from .errors import ShapeError, TraceError
 from .ops import OPS
+from .samples import LONGEST_UNROLLED, with_columns
 from .scalar import UFUNC_OPS, AbstractScalar, apply, is_scalar_like, user_line
 
 # Longer NumPy arrays in an expression are almost surely data that should be an argument.
-LONGEST_ARRAY_CONSTANT = 64
+LONGEST_ARRAY_CONSTANT = LONGEST_UNROLLED
 
 
 class _Elementwise:
@@ -327,7 +328,7 @@ def elementwise(name: str, *operands: Any) -> Any:
     for v in operands:
         if isinstance(v, PerItem):
             return v.per_item(name, operands)
-    lifted = [as_traced(v) for v in operands]
+    lifted = [as_traced(v) for v in with_columns(operands)]
     shapes = {v.shape for v in lifted if isinstance(v, Vector | Matrix)}
     if not shapes:
         return _combine(name, lifted)
