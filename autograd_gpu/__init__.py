@@ -5,6 +5,7 @@ The public face: everything here is re-exported, nothing is defined.
 
 from __future__ import annotations
 
+from autograd_gpu import geometry as geometry
 from autograd_gpu import losses as losses
 from autograd_gpu import meshes as meshes
 from autograd_gpu.codegen.render import compile_to_jax, compile_to_numba, compile_to_wgsl
@@ -74,6 +75,8 @@ from autograd_gpu.functions import (
 )
 from autograd_gpu.ir import Graph
 from autograd_gpu.later import refuse as __getattr__  # noqa: F401 - asked for absent names
+from autograd_gpu.matrices import determinant, inverse
+from autograd_gpu.quaternion import Quaternion
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.rewrite import simplify
 from autograd_gpu.runtime.adapters import devices
@@ -94,8 +97,16 @@ from autograd_gpu.solvers.selection import shared
 from autograd_gpu.solvers.solution import Solution, Status
 from autograd_gpu.solvers.solve import solve
 from autograd_gpu.trace import trace
+from autograd_gpu.training_losses import (
+    binary_cross_entropy_loss,
+    categorical_cross_entropy_loss,
+    huber_loss,
+    mae_loss,
+    mse_loss,
+    tukey_loss,
+)
 from autograd_gpu.value import Value, no_grad
-from autograd_gpu.vector import Matrix, Vec2, Vec3, Vec4, Vector
+from autograd_gpu.vector import Mat2, Mat3, Mat4, Matrix, Vec2, Vec3, Vec4, Vector
 
 __all__ = [
     "AutogradGpuError",
@@ -113,12 +124,16 @@ __all__ = [
     "InputError",
     "KernelError",
     "LevenbergMarquardtOptions",
+    "Mat2",
+    "Mat3",
+    "Mat4",
     "Matrix",
     "MeshError",
     "MissingDependencyError",
     "NonlinearLeastSquares",
     "PrecisionError",
     "Problem",
+    "Quaternion",
     "Ragged",
     "Scalar",
     "ShapeError",
@@ -136,6 +151,8 @@ __all__ = [
     "asin",
     "atan",
     "atan2",
+    "binary_cross_entropy_loss",
+    "categorical_cross_entropy_loss",
     "cbrt",
     "ceil",
     "clip",
@@ -148,6 +165,7 @@ __all__ = [
     "cube",
     "curve_fit",
     "debug_nans",
+    "determinant",
     "devices",
     "dot",
     "enable_gpu",
@@ -155,9 +173,12 @@ __all__ = [
     "exp",
     "expm1",
     "floor",
+    "geometry",
     "hessian",
+    "huber_loss",
     "hvp",
     "hypot",
+    "inverse",
     "jacobian",
     "jvp",
     "least_squares",
@@ -167,6 +188,7 @@ __all__ = [
     "logical_not",
     "logical_or",
     "losses",
+    "mae_loss",
     "max",
     "maximum",
     "mean",
@@ -174,6 +196,7 @@ __all__ = [
     "min",
     "minimum",
     "mod",
+    "mse_loss",
     "no_grad",
     "norm",
     "normalize",
@@ -195,6 +218,7 @@ __all__ = [
     "tan",
     "tanh",
     "trace",
+    "tukey_loss",
     "vjp",
     "where",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,9 +234,19 @@ def vector(items: Sequence[AbstractScalar]) -> Vector:
 
 
 class Matrix(_Elementwise):
-    """A traced matrix, rows of traced scalars. ``M @ v``, ``M @ N``, ``M.T``, ``M[i, j]``."""
+    """A traced matrix, rows of traced scalars. ``M @ v``, ``M @ N``, ``M.T``, ``M[i, j]``.
+
+    Square ones of two to four rows are ``Mat2``, ``Mat3``, ``Mat4``.
+    """
 
     __slots__ = ("rows",)
+
+    def __new__(cls, rows: Sequence[Sequence[Any]]) -> Matrix:
+        """A matrix of the class that fits its shape."""
+        size = len(rows)
+        square = all(len(row) == size for row in rows)
+        chosen = _BY_SIZE.get(size, cls) if cls is Matrix and square else cls
+        return super().__new__(chosen)
 
     def __init__(self, rows: Sequence[Sequence[AbstractScalar]]) -> None:
         self.rows = tuple(tuple(row) for row in rows)
@@ -273,6 +283,81 @@ class Matrix(_Elementwise):
 
     def __repr__(self) -> str:
         return f"<traced matrix of {self.shape}>"
+
+    def determinant(self) -> Any:
+        """Determinant; see ``ag.determinant``."""
+        from .matrices import determinant
+
+        return determinant(self)
+
+    def inverse(self) -> Any:
+        """Inverse; see ``ag.inverse``."""
+        from .matrices import inverse
+
+        return inverse(self)
+
+    def trace(self) -> Any:
+        """Sum of the diagonal."""
+        return sum_of([row[k] for k, row in enumerate(self.rows)])
+
+    def transpose(self) -> Matrix:
+        """The transpose, as ``T``."""
+        return self.T
+
+
+class _SquareMatrix(Matrix):
+    """A square matrix of known size, with constructors; entries are scalars or numbers."""
+
+    __slots__ = ()
+    size: ClassVar[int]
+
+    def __init__(self, rows: Sequence[Sequence[Any]]) -> None:
+        super().__init__(rows)
+        if self.shape != (self.size, self.size) or any(len(r) != self.size for r in self.rows):
+            raise ShapeError(
+                f"{user_line()}\n  {type(self).__name__} of shape {self.shape}, expected "
+                f"({self.size}, {self.size})"
+            )
+
+    @classmethod
+    def identity(cls) -> Self:
+        """Ones on the diagonal."""
+        return cls.diagonal([1.0] * cls.size)
+
+    @classmethod
+    def diagonal(cls, entries: Sequence[Any]) -> Self:
+        """The given diagonal, zeros elsewhere."""
+        size = range(len(entries))
+        return cls([[entries[i] if i == j else 0.0 for j in size] for i in size])
+
+    @classmethod
+    def from_columns(cls, columns: Sequence[Any]) -> Self:
+        """Vectors side by side."""
+        return cls(list(zip(*(tuple(c) for c in columns), strict=True)))
+
+
+class Mat2(_SquareMatrix):
+    """A 2 x 2 matrix."""
+
+    __slots__ = ()
+    size = 2
+
+
+class Mat3(_SquareMatrix):
+    """A 3 x 3 matrix."""
+
+    __slots__ = ()
+    size = 3
+
+
+class Mat4(_SquareMatrix):
+    """A 4 x 4 matrix."""
+
+    __slots__ = ()
+    size = 4
+
+
+_BY_SIZE: dict[int, type[Matrix]] = {2: Mat2, 3: Mat3, 4: Mat4}
 
 
 Traced = AbstractScalar | Vector | Matrix

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import autograd_gpu as ag
+from autograd_gpu.geometry import dihedral_angle as dihedral_angle
+from autograd_gpu.geometry import triangle_area as triangle_area
 
 # Traced values and NumPy values alike; the widths are in the docstrings.
 Scalar: TypeAlias = Any
@@ -75,26 +77,6 @@ def as_rigid_as_possible(x_i: Vec3, x_j: Vec3, r_i: Vec3, rest_edge: Vec3) -> Ve
     return (x_j - x_i) - rotate(r_i, rest_edge)
 
 
-def dihedral_angle(a: Vec3, b: Vec3, c: Vec3, d: Vec3) -> Scalar:
-    """Signed angle across edge ab between triangles (a, b, c) and (b, a, d), radians in (−π, π].
-
-    0 where the triangles are coplanar, positive where they are convex (seen from the side that
-    their normals point to). Jumps from π to −π where they fold onto each other. Not differentiable
-    where a triangle has zero area; returns 0 with zero gradient there. Fourth powers of length
-    appear: in float32, choose a unit in which edges are longer than 1e-4.
-
-    Source: Bergou et al. 2006, A quadratic bending model for inextensible surfaces, §3; sign
-    such that convex is positive.
-    """
-    e = b - a
-    n1 = ag.cross(e, c - a)
-    n2 = ag.cross(d - a, e)
-    squared_length = ag.dot(e, e)
-    # Keep the quotient finite for a collapsed edge; atan2 is 0 with zero gradient at the origin.
-    length = ag.sqrt(ag.where(squared_length > 0.0, squared_length, 1.0))
-    return ag.atan2(ag.dot(ag.cross(n1, n2), e) / length, ag.dot(n1, n2))
-
-
 def dihedral_bending(
     a: Vec3, b: Vec3, c: Vec3, d: Vec3, rest_angle: Scalar, weight: Scalar
 ) -> Scalar:
@@ -107,14 +89,6 @@ def dihedral_bending(
     Source: Grinspun et al. 2003, Discrete shells, §3.
     """
     return weight * (dihedral_angle(a, b, c, d) - rest_angle)
-
-
-def triangle_area(a: Vec3, b: Vec3, c: Vec3) -> Scalar:
-    """Area ½‖(b − a) × (c − a)‖ of a triangle, in units of length squared.
-
-    Not differentiable where the area is zero; the gradient is 0 there.
-    """
-    return 0.5 * ag.norm(ag.cross(b - a, c - a))
 
 
 def area(a: Vec3, b: Vec3, c: Vec3, rest_area: Scalar, weight: Scalar) -> Scalar:
