@@ -60,7 +60,9 @@ def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program
     dispatches: dict[Product, list[DispatchSpec]] = {p: [] for p in Product}
     downloads: dict[Product, list[str]] = {p: [] for p in Product}
     for chunk in chunks:
-        workgroups = math.ceil(chunk.count / chunk.sources[Product.COST].workgroup_size)
+        # With one product missing its buffer is a word that nothing binds.
+        cost = chunk.sources.get(Product.COST)
+        workgroups = math.ceil(chunk.count / cost.workgroup_size) if cost else 0
         sizes: dict[str, tuple[int, BufferRole]] = {
             "indices": (chunk.indices, "upload"),
             "data": (chunk.data, "upload"),
@@ -107,5 +109,6 @@ def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program
                 dispatches=tuple(dispatches[product]), downloads=tuple(downloads[product])
             )
             for product in Product
+            if dispatches[product] or not chunks
         },
     )

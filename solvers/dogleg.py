@@ -100,6 +100,11 @@ class Dogleg(NormalEquationsEngine):
         """1 / radius of the next step."""
         return 1.0 / self._region.radius
 
+    def relinearize(self) -> str:
+        """Evaluate the point again; its legs are those of another Jacobian."""
+        self._legs = None
+        return super().relinearize()
+
     @np.errstate(all="ignore")
     def step(self) -> StepRecord:
         """Cut the legs at the region, try, keep or not."""

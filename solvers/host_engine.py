@@ -102,6 +102,14 @@ class NormalEquationsEngine(ABC):
             lost=bool(trouble),
         )
 
+    def relinearize(self) -> str:
+        """Evaluate the point again, with Jacobians that the session now gives otherwise.
+
+        Returns:
+            What is not finite; nothing if all is.
+        """
+        return self.point.linearize()
+
     def parameters(self) -> FloatArray:
         """The last accepted point."""
         return self.point.x

@@ -58,8 +58,9 @@ def solve(
         options: of the method, an object of its options class.
         backend: ``auto``, ``numpy``, ``numba`` (``cpu``), ``jax``, ``wgsl`` (``gpu``).
         precision: ``auto``, ``float32``, ``float64``: of residuals and Jacobians. Linear algebra
-            on the CPU is float64. ``float64-native`` and ``float64-emulated`` force the way in
-            which ``wgsl`` gets float64.
+            on the CPU is float64. ``mixed`` (on ``wgsl``): Jacobians in float32 and the rest in
+            float64, Jacobians too once float32 ones stagnate. ``float64-native`` and
+            ``float64-emulated`` force the way in which ``wgsl`` gets float64.
         device: for ``wgsl``: a device, or part of an adapter's name.
         callback: called with each ``IterationRecord``; a true result stops the solve.
         progress: show a progress bar.
@@ -181,7 +182,16 @@ def _host_engine(
         linear_solver_reason=why,
         watch=watch,
     )
-    return METHODS[options.method].engine(run, options)
+    engine = METHODS[options.method].engine(run, options)
+    if choice.precision != "mixed":
+        return engine
+    from autograd_gpu.runtime.mixed_session import MixedSession
+    from autograd_gpu.solvers.host_engine import NormalEquationsEngine
+    from autograd_gpu.solvers.mixed_engine import MixedEngine
+
+    assert isinstance(session, MixedSession)
+    assert isinstance(engine, NormalEquationsEngine)
+    return MixedEngine(engine, session)
 
 
 def _device_engine(

@@ -20,6 +20,7 @@ ROUNDING = MappingProxyType(
         "float32": 1e-7,
         "float64-native": 0.0,
         "float64-emulated": 1e-14,
+        "mixed": 1e-14,
     }
 )
 """Share of the cost below which a change is not looked for, by the precision of the residuals.

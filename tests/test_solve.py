@@ -542,12 +542,3 @@ def test_later_keywords_are_named() -> None:
         problem.parameters("q", [[1.0, 0.0, 0.0, 0.0]], manifold="SO3")
     with pytest.raises(NotImplementedError, match="bounds"):
         problem.parameters("q", [1.0], bounds=(0.0, 1.0))
-
-
-@pytest.mark.parametrize("run", [ag.solve, ag.Problem.evaluate], ids=["solve", "evaluate"])
-def test_later_backends_and_precisions_are_named(run: Callable[..., Any]) -> None:
-    for backend in ("wgsl", "gpu"):
-        with pytest.raises(NotImplementedError, match="precision='mixed'"):
-            run(rosenbrock(), backend=backend, precision="mixed")
-    with pytest.raises(NotImplementedError, match="precision='mixed'"):
-        run(rosenbrock(), precision="mixed")

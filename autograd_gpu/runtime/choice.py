@@ -184,23 +184,20 @@ def _hardware_adapter() -> str | None:
 def _wgsl(precision: str, device: Device | None, reason: str) -> BackendChoice:
     from .device import default_device
 
-    if precision == "mixed":
-        raise NotImplementedError(
-            "precision='mixed' on backend 'wgsl': float64 residuals with float32 Jacobians; use "
-            "precision='float64' or 'float32'"
-        )
     opened = device or default_device()
     if opened.adapter.is_software:
         reason += f"; {opened.adapter.name} is a software adapter, slower than backend='numba'"
     resolved = precision
     if precision == "auto":
         resolved = "float32"
-        reason += "; float32, since mixed precision is not available yet"
+        reason += "; float32, in which the whole solve can stay on the device"
     elif precision != "float32":
         from .self_test import require_float64
 
-        resolved = require_float64(opened, precision)
-        reason += f"; {_FLOAT64_WORDS[resolved]}"
+        mixed = precision == "mixed"
+        way = require_float64(opened, "float64" if mixed else precision)
+        resolved = precision if mixed else way
+        reason += f"; {'Jacobians in float32, residuals in ' if mixed else ''}{_FLOAT64_WORDS[way]}"
     return BackendChoice(backend="wgsl", precision=resolved, reason=reason, device=opened)
 
 
@@ -220,6 +217,14 @@ def open_session(
         from .jax_backend import JaxSession
 
         return JaxSession(groups, parameter_count, choice.precision)
+    if choice.precision == "mixed":
+        from .device import default_device
+        from .mixed_session import MixedSession
+        from .self_test import require_float64
+
+        device = choice.device or default_device()
+        way = require_float64(device, "float64")
+        return MixedSession(groups, parameter_count, way, device)
     from .wgsl_backend import WgslSession
 
     return WgslSession(groups, parameter_count, choice.precision, choice.device)

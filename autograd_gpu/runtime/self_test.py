@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codegen.kernel import data_slot, topology_of
+from ..codegen.kernel import Product, data_slot, topology_of
 from ..codegen.render import wgsl_prelude
 from ..codegen.wgsl_reals import EMULATED, NATIVE
 from ..errors import PrecisionError
@@ -148,7 +148,7 @@ def evaluate_on(
             DataBinding(values=operands[a][:, None], shared=False) for a in topology.arguments
         ),
     )
-    with WgslSession([group], 0, precision, device) as session:
+    with WgslSession([group], 0, precision, device, (Product.RESIDUAL,)) as session:
         return session.residuals(np.zeros(0)).reshape(group.count, -1).copy()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codegen.batch_program import WORD, ChunkShape, batch_program, elements_per_chunk
-from ..codegen.kernel import Product
+from ..codegen.kernel import JacobianEntry, Product
 from ..codegen.layout import ControlBlock, SlotWords
 from ..codegen.render import Source, render
 from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
@@ -77,7 +77,10 @@ def _pack(
 
 
 class WgslSession(SessionContext):
-    """Runs generated WGSL kernels; pipelines and buffers are made here and never again."""
+    """Runs generated WGSL kernels; pipelines and buffers are made here and never again.
+
+    Only ``products`` can be evaluated: fewer of them are compiled sooner.
+    """
 
     def __init__(
         self,
@@ -85,7 +88,9 @@ class WgslSession(SessionContext):
         parameter_count: int,
         precision: str,
         device: Device | None = None,
+        products: Iterable[Product] = tuple(Product),
     ) -> None:
+        self._products = tuple(products)
         self._device = device or default_device()
         self._format = FORMATS[precision]
         self._groups = list(groups)
@@ -115,9 +120,11 @@ class WgslSession(SessionContext):
 
     def _cut(self, k: int, precision: str) -> list[_Chunk]:
         group = self._groups[k]
-        sources = {p: render(group.kernel(p), "wgsl", precision) for p in Product}
+        sources = {p: render(group.kernel(p), "wgsl", precision) for p in self._products}
         self._sources.update({s.kernel.key: s for s in sources.values()})
-        entries = sources[Product.RESIDUAL_JACOBIAN].kernel.entries
+        entries: tuple[JacobianEntry, ...] = ()
+        if Product.RESIDUAL_JACOBIAN in sources:
+            entries = sources[Product.RESIDUAL_JACOBIAN].kernel.entries
         varying = sum(e.output is not None for e in entries)
         gathers = sum(
             isinstance(b, ParameterBinding) and b.indices is not None for b in group.bindings

@@ -1,0 +1,91 @@
+"""A method on mixed precision: it moves up to float64 Jacobians where float32 ones stagnate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from autograd_gpu.runtime.batch import FloatArray
+from autograd_gpu.runtime.mixed_session import MixedSession
+from autograd_gpu.runtime.step_record import StepRecord
+from autograd_gpu.solvers.host_engine import NormalEquationsEngine
+from autograd_gpu.solvers.solution import KernelSummary
+
+STAGNANT_CHANGE = 1e-9
+"""An accepted step that lowers the cost by less than this part of it."""
+STAGNANT_PROMISE = 1e-6
+"""A rejected step of which the model promised less than this part of the cost."""
+
+
+class MixedEngine:
+    """Steps of an engine, the stagnant ones taken again with float64 Jacobians.
+
+    Args:
+        engine: owned.
+        session: that the engine evaluates with; borrowed.
+    """
+
+    def __init__(self, engine: NormalEquationsEngine, session: MixedSession) -> None:
+        self._engine = engine
+        self._session = session
+        self._steps = 0
+        self._moved_at: int | None = None
+
+    @property
+    def description(self) -> str:
+        """Device."""
+        return self._engine.description
+
+    @property
+    def unknowns(self) -> int:
+        """Number of parameters that are not frozen."""
+        return self._engine.unknowns
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of the cost."""
+        return self._engine.rounding
+
+    def start(self) -> StepRecord:
+        """Evaluate the start."""
+        return self._engine.start()
+
+    def step(self) -> StepRecord:
+        """Try one step; if it brings nothing and came from float32, another one from float64."""
+        self._steps += 1
+        record = self._engine.step()
+        if record.lost or self._session.refined or not _stagnant(record):
+            return record
+        self._session.refine()
+        self._moved_at = self._steps
+        trouble = self._engine.relinearize()
+        if trouble:
+            return replace(record, trouble=trouble, lost=True)
+        return self._engine.step()
+
+    def parameters(self) -> FloatArray:
+        """The last accepted point."""
+        return self._engine.parameters()
+
+    def linear_solver(self) -> tuple[str, str]:
+        """What solves the linear systems, and where the precision of their matrix changed."""
+        name, why = self._engine.linear_solver()
+        if self._moved_at is None:
+            return name, f"{why}; Jacobians in float32 throughout"
+        return name, (
+            f"{why}; Jacobians in float64 from step {self._moved_at} on, "
+            "where float32 ones brought no more"
+        )
+
+    def kernels(self) -> tuple[KernelSummary, ...]:
+        """Generated kernels used so far."""
+        return self._engine.kernels()
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
+
+
+def _stagnant(record: StepRecord) -> bool:
+    if record.accepted:
+        return -record.change <= STAGNANT_CHANGE * record.cost_before
+    return record.predicted <= STAGNANT_PROMISE * record.cost
