@@ -24,6 +24,11 @@ BLOCK_JACOBI = "block-Jacobi"
 # A dispatch that has nothing to do takes as long as moving this many words (NVIDIA H200: about
 # 8 µs beside 4.29 TB/s; W2_s5, whose vectors are short, takes 20 µs for an iteration of two).
 _DISPATCH_WORDS = 8_000_000
+# With fewer unknowns a correction, whose workgroups wait for each other's sums, takes several times
+# as long as the iteration that it corrects. NVIDIA H200, an iteration without and with it:
+# W2_s5 (61 452 unknowns) 25 and 100 µs for 0.6 times the iterations, W4_s5 (30 726) 33 and 43 µs
+# for 0.65 times; W2_s7 (983 052) 89 and 150 µs for 0.7 times, and twice the decrease of the cost.
+SMALLEST_PROBLEM = 200_000
 # Vectors that an iteration reads or writes.
 _VECTORS = 15
 
@@ -62,6 +67,8 @@ class AdaptiveSteps:
         tables, arrays, parameters: of the problem, at the start.
         preconditioner: ``auto``, ``block-jacobi`` or ``coarse`` (if there can be such a space).
         unknowns: coarse unknowns at most.
+        smallest: parameters that a problem must have for ``auto`` to try a coarse space;
+            `SMALLEST_PROBLEM` if None.
     """
 
     def __init__(
@@ -72,11 +79,15 @@ class AdaptiveSteps:
         parameters: FloatArray,
         preconditioner: str = "auto",
         unknowns: int = USUAL_SPACE,
+        smallest: int | None = None,
     ) -> None:
         self._solve = solve
         self._unknowns = unknowns
         self._problem = (tables, arrays, parameters)
-        self._choice = AdaptiveChoice(top=0 if preconditioner == "block-jacobi" else 1)
+        least = SMALLEST_PROBLEM if smallest is None else smallest
+        small = preconditioner == "auto" and tables.sizes.components < least
+        never = preconditioner == "block-jacobi" or small
+        self._choice = AdaptiveChoice(top=0 if never else 1)
         self._always = preconditioner == "coarse"
         self._used: dict[str, list[int]] = {}
 

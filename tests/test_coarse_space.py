@@ -22,6 +22,7 @@ from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.device_solve import DeviceSolve
 from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.step_record import StepRecord
+from autograd_gpu.solvers import device_preconditioner
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.device_preconditioner import AdaptiveSteps, coarse_tables
 from autograd_gpu.solvers.evaluation import current_parameters
@@ -232,7 +233,7 @@ def steps(
     tables = NodeTables(layouts, analysis.groups, x)
     engine = DeviceSolve(device, tables)
     engine.start(x, 1e-6, tolerance, 1e-3)
-    adaptive = AdaptiveSteps(engine, tables, layouts, x, preconditioner, unknowns)
+    adaptive = AdaptiveSteps(engine, tables, layouts, x, preconditioner, unknowns, smallest=0)
     records = [adaptive.step(400) for _ in range(count)]
     point = engine.parameters().tobytes()
     engine.close()
@@ -268,6 +269,19 @@ def test_it_is_chosen_where_block_jacobi_is_slow(device: Device) -> None:
     assert name.startswith("block-Jacobi + coarse space of")
 
 
+def test_a_small_problem_stays_with_block_jacobi(device: Device) -> None:
+    problem = strip()
+    analysis = problem.analysis()
+    x, layouts = current_parameters(problem), array_layouts(analysis)
+    tables = NodeTables(layouts, analysis.groups, x)
+    engine = DeviceSolve(device, tables)
+    engine.start(x, 1e-6, 1e-4, 1e-3)
+    adaptive = AdaptiveSteps(engine, tables, layouts, x)
+    assert max(adaptive.step(400).linear_iterations for _ in range(3)) > 60
+    engine.close()
+    assert adaptive.name == "block-Jacobi"
+
+
 def test_a_correction_that_breaks_down_is_given_up() -> None:
     """Rounding may make it indefinite: CG then ends before its first iteration."""
 
@@ -293,7 +307,10 @@ def test_a_correction_that_breaks_down_is_given_up() -> None:
     assert adaptive.name == "block-Jacobi"
 
 
-def test_the_report_says_what_preconditioned(device: Device) -> None:
+def test_the_report_says_what_preconditioned(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_preconditioner, "SMALLEST_PROBLEM", 0)
     options = ag.LevenbergMarquardtOptions(max_iterations=3, linear_tolerance=1e-4)
     solution = ag.solve(
         strip(),
@@ -353,7 +370,7 @@ def test_the_switch_is_the_only_time_that_buffers_are_made(device: Device) -> No
     tables = NodeTables(layouts, analysis.groups, x)
     engine = DeviceSolve(device, tables)
     engine.start(x, 1e-6, 1e-4, 1e-3)
-    adaptive = AdaptiveSteps(engine, tables, layouts, x)
+    adaptive = AdaptiveSteps(engine, tables, layouts, x, smallest=0)
     made: list[int] = []
     for _ in range(4):
         before = device.counters.snapshot().buffers_created
