@@ -233,6 +233,15 @@ def product_contribution(group: GroupStructure, place: int) -> Contribution:
 
 
 @lru_cache(maxsize=512)
+def image_graph(group: GroupStructure) -> Graph:
+    """J v of one element: an output per residual."""
+    parts = ElementParts(group)
+    v = [parts.builder.input(parts.extra + VECTOR, c) for c in range(group.kernel.columns)]
+    image = [parts.total([(node, v[c]) for c, node in row.items()]) for row in parts.rows]
+    return parts.freeze(image, "image")
+
+
+@lru_cache(maxsize=512)
 def gradient_contribution(group: GroupStructure, place: int) -> Contribution:
     """Jᵀr restricted to the node at ``place``; targets are its components."""
     parts = ElementParts(group)

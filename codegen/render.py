@@ -189,6 +189,38 @@ def render(kernel: Kernel, target: str, precision: str) -> Source:
     )
 
 
+@lru_cache(maxsize=1024)
+def jax_function(graph: Graph, precision: str) -> str:
+    """Text for JAX of a function ``graph(arguments) -> outputs``, both sequences of columns.
+
+    Raises:
+        KernelError: a constant does not fit the precision.
+    """
+    dialect = _DIALECTS["jax", precision]
+    statements = print_statements(graph, dialect, lambda s, c: f"s{s}_{c}")
+    used: dict[int, set[int]] = {}
+    for node in graph.nodes:
+        if node.op == "input":
+            argument, component = node.leaf
+            used.setdefault(argument, set()).add(component)
+    loads = [{"position": k, "components": sorted(used[k])} for k in sorted(used)]
+    return (
+        template_environment()
+        .get_template("jax/function.py.j2")
+        .render(
+            name="function",
+            key=graph.key,
+            product=graph.name,
+            schedule="columns",
+            precision=precision,
+            version=GENERATOR_VERSION,
+            loads=loads,
+            statements=statements.lines,
+            outputs=statements.outputs,
+        )
+    )
+
+
 @lru_cache(maxsize=4)
 def wgsl_prelude(precision: str) -> str:
     """All functions that kernels of a precision may call, in WGSL."""

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
-from autograd_gpu.runtime.choice import choose_backend
-from autograd_gpu.runtime.device import Device
+from autograd_gpu.runtime.choice import BackendChoice, choose_backend
 from autograd_gpu.runtime.device_solve import DeviceSolve
-from autograd_gpu.runtime.node_tables import ArrayLayout, NodeTables
+from autograd_gpu.runtime.node_orders import ArrayLayout
+from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.analysis import Analysis
-from autograd_gpu.solvers.device_preconditioner import AdaptiveSteps
+from autograd_gpu.solvers.device_preconditioner import BLOCK_JACOBI, AdaptiveSteps
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.solution import KernelSummary
@@ -41,6 +42,83 @@ def array_layouts(analysis: Analysis) -> list[ArrayLayout]:
     ]
 
 
+class ResidentSolve(Protocol):
+    """Steps of one problem on one device, whatever runs them: WebGPU or JAX."""
+
+    def start(
+        self, parameters: FloatArray, damping: float, linear_tolerance: float, min_gain: float
+    ) -> None:
+        """Upload the start point and reset the state."""
+        ...
+
+    def step(self, max_linear_iterations: int) -> StepRecord:
+        """Try one step, and keep it or not."""
+        ...
+
+    def parameters(self) -> FloatArray:
+        """The last accepted point."""
+        ...
+
+    def statement_counts(self) -> dict[str, int]:
+        """Kernel name -> number of computed values in its text."""
+        ...
+
+    def close(self) -> None:
+        """Free what it owns."""
+        ...
+
+
+class Steps(Protocol):
+    """What takes the steps, each with a preconditioner of its choice."""
+
+    @property
+    def name(self) -> str:
+        """Of the preconditioner."""
+        ...
+
+    def step(self, max_linear_iterations: int) -> StepRecord:
+        """Try one step, and keep it or not."""
+        ...
+
+    def describe(self) -> str:
+        """What was used and why, for the report; empty if there is nothing to say."""
+        ...
+
+
+class BlockJacobiSteps:
+    """Steps that all have the same preconditioner, the inverses of the diagonal blocks."""
+
+    name = BLOCK_JACOBI
+
+    def __init__(self, solve: ResidentSolve) -> None:
+        self._solve = solve
+
+    def step(self, max_linear_iterations: int) -> StepRecord:
+        """Try one step, and keep it or not."""
+        return self._solve.step(max_linear_iterations)
+
+    def describe(self) -> str:
+        """Nothing: there is no choice."""
+        return ""
+
+
+def resident_steps(
+    analysis: Analysis, choice: BackendChoice, start: FloatArray, damping: str
+) -> tuple[ResidentSolve, Steps]:
+    """Tables and compiled steps of a problem where the choice of backend says."""
+    arrays, groups = array_layouts(analysis), analysis.groups
+    if choice.backend == "jax":
+        from autograd_gpu.runtime.jax_incidence import JaxTables
+        from autograd_gpu.runtime.jax_solve import JaxSolve
+
+        through_jax = JaxSolve(JaxTables(arrays, groups, start, damping, choice.precision))
+        return through_jax, BlockJacobiSteps(through_jax)
+    assert choice.device is not None
+    tables = NodeTables(arrays, groups, start, damping)
+    solve = DeviceSolve(choice.device, tables)
+    return solve, AdaptiveSteps(solve, tables, arrays, start)
+
+
 class DeviceLevenbergMarquardt:
     """One run of the method with everything but the stopping tests on the device.
 
@@ -50,7 +128,7 @@ class DeviceLevenbergMarquardt:
 
     Args:
         analysis: the problem.
-        device: where.
+        choice: where, and in which precision.
         start: all parameters, flat.
         options: of the method.
         watch: books the time.
@@ -60,12 +138,10 @@ class DeviceLevenbergMarquardt:
         InputError: a step control that the device does not have.
     """
 
-    rounding = ROUNDING["float32"]
-
     def __init__(
         self,
         analysis: Analysis,
-        device: Device,
+        choice: BackendChoice,
         start: FloatArray,
         options: LevenbergMarquardtOptions,
         watch: Stopwatch,
@@ -79,13 +155,10 @@ class DeviceLevenbergMarquardt:
         self._analysis = analysis
         self._start = start
         self._options = options
-        self._device = device
+        self._choice = choice
         self._watch = watch
         self._why = why
-        layouts = array_layouts(analysis)
-        tables = NodeTables(layouts, analysis.groups, start, options.damping)
-        self._solve = DeviceSolve(device, tables)
-        self._steps = AdaptiveSteps(self._solve, tables, layouts, start)
+        self._solve, self._steps = resident_steps(analysis, choice, start, options.damping)
         watch.lap("compile")
         self._first: StepRecord | None = None
         self._moved = False
@@ -93,7 +166,16 @@ class DeviceLevenbergMarquardt:
     @property
     def description(self) -> str:
         """The device's name."""
-        return self._device.name
+        if self._choice.device is not None:
+            return self._choice.device.name
+        from autograd_gpu.runtime.jax_backend import device_name
+
+        return device_name()
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of the cost."""
+        return ROUNDING[self._choice.precision]
 
     @property
     def unknowns(self) -> int:
@@ -144,7 +226,8 @@ class DeviceLevenbergMarquardt:
         if math.isfinite(residuals[row]):
             row = int(np.argmax(np.abs(residuals)))
             where = self._analysis.locate_row(row)
-            return f"{where} is {residuals[row]:.3g}, and the cost is not finite in float32"
+            precision = self._choice.precision
+            return f"{where} is {residuals[row]:.3g}, and the cost is not finite in {precision}"
         return f"{self._analysis.locate_row(row)} is {residuals[row]}"
 
     def linear_solver(self) -> tuple[str, str]:
@@ -155,7 +238,7 @@ class DeviceLevenbergMarquardt:
     def kernels(self) -> tuple[KernelSummary, ...]:
         """The generated kernels, for the report."""
         return tuple(
-            KernelSummary(name=name, target="wgsl", ops=count)
+            KernelSummary(name=name, target=self._choice.backend, ops=count)
             for name, count in self._solve.statement_counts().items()
         )
 

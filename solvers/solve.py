@@ -12,7 +12,7 @@ import numpy as np
 
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
-from autograd_gpu.runtime.choice import BackendChoice, choose_backend
+from autograd_gpu.runtime.choice import BackendChoice, choose_backend, runs_on_a_gpu
 from autograd_gpu.solvers.driver import Engine, Observer, Outcome, iterate
 from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.host_engine import HostRun
@@ -83,9 +83,9 @@ def solve(
     choice = choose_backend(backend, precision, problem.device(device), analysis.row_count)
     why = _on_device(choice, linear_solver, analysis, chosen)
     timings: dict[str, float] = {}
-    if why is not None and choice.device is not None:
+    if why is not None:
         assert isinstance(chosen, LevenbergMarquardtOptions)
-        engine = _device_engine(problem, analysis, choice.device, why, chosen, timings)
+        engine = _device_engine(problem, analysis, choice, why, chosen, timings)
     else:
         engine = _host_engine(problem, analysis, choice, linear_solver, chosen, timings)
     try:
@@ -107,15 +107,15 @@ def _on_device(
     """Why the whole solve stays on the GPU; None if it does not."""
     if not isinstance(options, LevenbergMarquardtOptions):
         return None  # the other methods run on the host
-    if choice.backend != "wgsl" or choice.device is None or analysis.column_count == 0:
+    if choice.backend not in ("wgsl", "jax") or analysis.column_count == 0:
         return None
-    if choice.precision != "float32":
-        return None  # the device-resident solve computes in float32
+    if choice.backend == "wgsl" and choice.precision != "float32":
+        return None  # that device-resident solve computes in float32
     if linear_solver == "pcg":
         return "conjugate gradients on the device, as requested"
     if options.step_control != "nielsen":
         return None
-    if linear_solver == "auto" and not choice.device.adapter.is_software:
+    if linear_solver == "auto" and runs_on_a_gpu(choice):
         return (
             "conjugate gradients on the device: nothing but one record a step is read back; "
             "linear_solver='sparse-cholesky' factorises on the CPU instead"
@@ -197,7 +197,7 @@ def _host_engine(
 def _device_engine(
     problem: Problem,
     analysis: Analysis,
-    device: Device,
+    choice: BackendChoice,
     why: str,
     options: LevenbergMarquardtOptions,
     timings: dict[str, float],
@@ -207,7 +207,7 @@ def _device_engine(
 
     watch = Stopwatch(timings)
     start = current_parameters(problem)
-    return DeviceLevenbergMarquardt(analysis, device, start, options, watch, why)
+    return DeviceLevenbergMarquardt(analysis, choice, start, options, watch, why)
 
 
 def _solution(problem: Problem, analysis: Analysis, choice: BackendChoice, run: _Run) -> Solution:

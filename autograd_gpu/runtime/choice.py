@@ -201,6 +201,15 @@ def _wgsl(precision: str, device: Device | None, reason: str) -> BackendChoice:
     return BackendChoice(backend="wgsl", precision=resolved, reason=reason, device=opened)
 
 
+def runs_on_a_gpu(choice: BackendChoice) -> bool:
+    """Whether a choice evaluates on a hardware GPU."""
+    if choice.backend == "jax":
+        from .jax_functions import is_gpu
+
+        return is_gpu()
+    return choice.device is not None and not choice.device.adapter.is_software
+
+
 def open_session(
     choice: BackendChoice, groups: Sequence[BoundGroup], parameter_count: int
 ) -> Session:

@@ -13,7 +13,7 @@ import numpy as np
 from ..codegen.kernel import Product
 from ..codegen.render import Source, render
 from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
-from .jax_functions import batch_function, double_precision, load_jax
+from .jax_functions import batch_function, default_device, double_precision, load_jax
 from .number_formats import to_float32
 
 
@@ -30,9 +30,8 @@ def as_real(values: FloatArray, precision: str, what: str) -> Any:
 
 def device_name() -> str:
     """The device that JAX uses by default."""
-    jax = load_jax()
-    device = jax.config.jax_default_device or jax.devices()[0]
-    return f"{getattr(device, 'device_kind', device)} (JAX)"
+    device = default_device()
+    return f"{'CPU' if device.platform == 'cpu' else device.device_kind} (JAX)"
 
 
 class JaxSession(SessionContext):

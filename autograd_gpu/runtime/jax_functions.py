@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
 from ..codegen.kernel import Kernel, Product, SlotKind
-from ..codegen.render import Source, render
+from ..codegen.render import Source, jax_function, render
 from ..errors import MissingDependencyError
+from ..ir import Graph
 
 CACHED_FUNCTIONS = 512
 
@@ -50,6 +51,19 @@ def double_precision() -> AbstractContextManager[Any]:
         return jax.enable_x64(True)
     older: Any = import_module("jax.experimental")  # before JAX 0.8
     return older.enable_x64(True)
+
+
+def default_device() -> Any:
+    """The device that JAX uses, where the user chose none for an array."""
+    jax = load_jax()
+    chosen = jax.config.jax_default_device
+    # It may be the name of a platform.
+    return jax.devices(chosen)[0] if chosen is None or isinstance(chosen, str) else chosen
+
+
+def is_gpu() -> bool:
+    """Whether that device is a GPU."""
+    return default_device().platform != "cpu"
 
 
 class CompileCounter:
@@ -90,14 +104,24 @@ def _cached(
 
 def generated_function(source: Source) -> Callable[[list[Columns]], Any]:
     """The function that a generated text defines: columns per slot to columns of results."""
+    return _cached(
+        _functions,
+        (source.kernel.key, source.precision),
+        lambda: _define(source.source, source.entry_point),
+    )
 
-    def make() -> Callable[..., Any]:
-        load_jax()
-        namespace: dict[str, Any] = {}
-        exec(compile(source.source, f"<{source.entry_point}>", "exec"), namespace)
-        return namespace[source.entry_point]
 
-    return _cached(_functions, (source.kernel.key, source.precision), make)
+def _define(text: str, name: str) -> Callable[..., Any]:
+    load_jax()
+    namespace: dict[str, Any] = {}
+    exec(compile(text, f"<{name}>", "exec"), namespace)
+    return namespace[name]
+
+
+@lru_cache(maxsize=CACHED_FUNCTIONS)
+def graph_function(graph: Graph, precision: str) -> Callable[[Sequence[Columns]], Columns]:
+    """A graph as a function of columns per argument; unlike a kernel's it has no fixed product."""
+    return _define(jax_function(graph, precision), "function")
 
 
 def load_slot(parameters: Any, slot: Any, given: Any, kind: SlotKind, count: int) -> Columns:

@@ -1,0 +1,184 @@
+"""Which arrays share nodes, and orders of nodes and elements that keep neighbours together.
+
+Nodes are renumbered for locality and elements are sorted by the node they touch first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codegen.incidence import GroupStructure, NodeSlot
+from ..codegen.kernel import Product
+from .batch import BoundGroup, FloatArray, IndexArray, ParameterBinding
+from .locality import node_order
+
+WIDEST_NODE = 12
+"""Arrays are fused into one node up to this many components; the block factor lives in
+registers, about half the square of it."""
+
+STORE_ABOVE_COST = 60
+"""A Jacobian that costs more operations than this is stored rather than recomputed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayLayout:
+    """A parameter array of the problem: first number, blocks, numbers per block, frozen blocks."""
+
+    base: int
+    blocks: int
+    width: int
+    frozen: NDArray[np.bool_]
+
+
+class NodeOrders:
+    """Node sets, places and orders of one problem; see ``codegen.incidence`` for the words.
+
+    Args:
+        arrays: all parameter arrays of the problem, in order.
+        groups: bound residual groups.
+        parameters: current values, for the locality order.
+
+    Attributes:
+        arrays, groups: as given.
+        sets: arrays of each node set.
+        set_of: array -> its node set.
+        new: per node set, number of a node after reordering.
+        nodes: per group and place, node of each element, elements in their new order.
+        element_order: per group, elements in their new order.
+    """
+
+    def __init__(
+        self,
+        arrays: Sequence[ArrayLayout],
+        groups: Sequence[BoundGroup],
+        parameters: FloatArray,
+    ) -> None:
+        self.arrays = list(arrays)
+        self.groups = list(groups)
+        self._blocks = [self._place_blocks(g) for g in groups]
+        self.sets = self._fuse()
+        self.set_of = {a: k for k, members in enumerate(self.sets) for a in members}
+        self._order_nodes(parameters)
+        self._sort_elements()
+
+    # -- which arrays share nodes ----------------------------------------------------------------
+
+    def _array_at(self, base: int) -> int:
+        return next(k for k, a in enumerate(self.arrays) if a.base == base)
+
+    def _place_blocks(self, group: BoundGroup) -> list[tuple[int, IndexArray] | None]:
+        """(array, block per element) of each slot; None for data."""
+        return [
+            (self._array_at(b.base), b.block_of(group.count))
+            if isinstance(b, ParameterBinding)
+            else None
+            for b in group.bindings
+        ]
+
+    def _fuse(self) -> list[list[int]]:
+        """Arrays that become one node: equally many blocks, gathered alike somewhere."""
+        sets: list[list[int]] = [[k] for k in range(len(self.arrays))]
+        for slots in self._blocks:
+            present = [s for s in slots if s is not None]
+            for i, (a, blocks_a) in enumerate(present):
+                for b, blocks_b in present[i + 1 :]:
+                    first = next(s for s in sets if a in s)
+                    second = next(s for s in sets if b in s)
+                    width = sum(self.arrays[k].width for k in (*first, *second))
+                    if (
+                        first is not second
+                        and self.arrays[a].blocks == self.arrays[b].blocks
+                        and width <= WIDEST_NODE
+                        and np.array_equal(blocks_a, blocks_b)
+                    ):
+                        first += second
+                        sets.remove(second)
+        return [sorted(s) for s in sets]
+
+    def offset_in_node(self, array: int) -> int:
+        """First component of an array's block inside its node."""
+        members = self.sets[self.set_of[array]]
+        return sum(self.arrays[k].width for k in members[: members.index(array)])
+
+    # -- orders --------------------------------------------------------------------------------
+
+    def _order_nodes(self, parameters: FloatArray) -> None:
+        """Fill ``new``."""
+        self.new: list[IndexArray] = []
+        for members in self.sets:
+            layout = self.arrays[members[0]]
+            values = parameters[layout.base : layout.base + layout.blocks * layout.width]
+            links = [
+                (blocks_a, blocks_b)
+                for slots in self._blocks
+                for i, s in enumerate(slots)
+                if s is not None and s[0] in members
+                for r in slots[i + 1 :]
+                if r is not None and r[0] in members
+                for blocks_a, blocks_b in ((s[1], r[1]),)
+            ]
+            order = node_order(values.reshape(layout.blocks, layout.width), links)
+            new = np.empty(layout.blocks, np.int64)
+            new[order] = np.arange(layout.blocks)
+            self.new.append(new)
+
+    def _sort_elements(self) -> None:
+        """Fill ``nodes`` and ``element_order``."""
+        self._places: list[list[int]] = []
+        self.nodes: list[list[IndexArray]] = []
+        self.element_order: list[IndexArray] = []
+        for slots in self._blocks:
+            places: list[tuple[int, IndexArray]] = []
+            assigned: list[int] = []
+            for slot in slots:
+                if slot is None:
+                    assigned.append(-1)
+                    continue
+                array, blocks = slot
+                k = self.set_of[array]
+                same = [other == k and np.array_equal(seen, blocks) for other, seen in places]
+                place = same.index(True) if any(same) else len(places)
+                if place == len(places):
+                    places.append((k, blocks))
+                assigned.append(place)
+            nodes = [self.new[k][blocks] for k, blocks in places]
+            # Two sets: the larger one has the shorter lists, so it decides the order.
+            lead = max(range(len(places)), key=lambda p: (len(self.new[places[p][0]]), -p))
+            order = np.lexsort([nodes[p] for p in range(len(nodes)) if p != lead] + [nodes[lead]])
+            self._places.append(assigned)
+            self.nodes.append([n[order] for n in nodes])
+            self.element_order.append(order)
+
+    def group_structure(self, g: int, stored: bool | None) -> GroupStructure:
+        """What generated text needs to know of group ``g``; ``stored`` as for the tables."""
+        bound = self.groups[g]
+        kernel = bound.kernel(Product.RESIDUAL_JACOBIAN)
+        slots: list[NodeSlot | None] = []
+        for slot, place, info in zip(kernel.slots, self._places[g], self._blocks[g], strict=True):
+            if info is None:
+                slots.append(None)
+                continue
+            slots.append(
+                NodeSlot(
+                    node_set=self.set_of[info[0]],
+                    offset=self.offset_in_node(info[0]),
+                    width=slot.ambient,
+                    place=place,
+                )
+            )
+        varies = any(e.output is not None for e in kernel.entries)
+        keep = kernel.graph.cost > STORE_ABOVE_COST if stored is None else stored
+        return GroupStructure(
+            kernel=kernel,
+            residual=bound.kernel(Product.RESIDUAL),
+            slots=tuple(slots),
+            stored=varies and keep,
+        )
+
+    def width_of(self, node_set: int) -> int:
+        """Components of a node of a set."""
+        return sum(self.arrays[a].width for a in self.sets[node_set])
