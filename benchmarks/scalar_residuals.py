@@ -8,6 +8,7 @@ out of its cache before each measurement.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import Any
 
@@ -58,7 +59,9 @@ def main() -> None:
     recorder = Recorder(processor(), "float64")
     for count in arguments.counts:
         runs = [measure(count) for _ in range(arguments.repeats)]
-        note = f"{count} residuals, {runs[0][2].kernel_count} kernel"
+        # Wall-clock time says little without what else the cores were doing.
+        load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        note = f"{count} residuals, {runs[0][2].kernel_count} kernel, {load}"
         for kind, position in (("wall", 0), ("processor", 1)):
             key = f"scalar_residuals_{count}_{kind}"
             recorder.add(key, min(run[position] for run in runs), "s", note=note)
