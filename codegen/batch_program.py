@@ -39,7 +39,8 @@ class ChunkShape:
     residuals: int
     jacobian: int
     words: int
-    sources: dict[Product, Source]
+    intermediate: int
+    sources: dict[Product, tuple[Source, ...]]
 
     def buffer(self, what: str) -> str:
         """Name of one of this chunk's buffers."""
@@ -62,7 +63,7 @@ def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program
     for chunk in chunks:
         # With one product missing its buffer is a word that nothing binds.
         cost = chunk.sources.get(Product.COST)
-        workgroups = math.ceil(chunk.count / cost.workgroup_size) if cost else 0
+        workgroups = math.ceil(chunk.count / cost[-1].workgroup_size) if cost else 0
         sizes: dict[str, tuple[int, BufferRole]] = {
             "indices": (chunk.indices, "upload"),
             "data": (chunk.data, "upload"),
@@ -77,30 +78,17 @@ def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program
             BufferSpec(name=chunk.buffer(what), size=WORD * max(1, words), role=role)
             for what, (words, role) in sizes.items()
         ]
-        for product, source in chunk.sources.items():
-            spec = PipelineSpec(
-                name=source.kernel.key,
-                source=source.source,
-                entry_point=source.entry_point,
-                bindings=source.bindings,
-                workgroup_size=source.workgroup_size,
-            )
-            pipelines[spec.name] = spec
-            outputs = ["partials" if product is Product.COST else "residuals"]
-            if len(source.bindings) == 6:
-                outputs.append("jacobian")
-            dispatches[product].append(
-                DispatchSpec(
-                    pipeline=spec.name,
-                    buffers=(
-                        chunk.buffer("control"),
-                        "parameters",
-                        *(chunk.buffer(what) for what in ("indices", "data", *outputs)),
-                    ),
-                    invocations=chunk.count,
-                )
-            )
-            downloads[product] += [chunk.buffer(what) for what in outputs]
+        if chunk.intermediate:
+            size = WORD * chunk.intermediate
+            buffers.append(BufferSpec(name=chunk.buffer("intermediate"), size=size, role="state"))
+        for product, sources in chunk.sources.items():
+            written: dict[str, None] = {}
+            for source in sources:
+                pipelines[source.key] = _pipeline(source)
+                dispatches[product].append(_dispatch(chunk, source))
+                written |= dict.fromkeys(source.arrays[4:])
+            written.pop("intermediate", None)
+            downloads[product] += [chunk.buffer(what) for what in written]
     return Program(
         buffers=tuple(buffers),
         pipelines=tuple(pipelines.values()),
@@ -111,4 +99,25 @@ def batch_program(chunks: Sequence[ChunkShape], parameter_words: int) -> Program
             for product in Product
             if dispatches[product] or not chunks
         },
+    )
+
+
+def _pipeline(source: Source) -> PipelineSpec:
+    return PipelineSpec(
+        name=source.key,
+        source=source.source,
+        entry_point=source.entry_point,
+        bindings=source.bindings,
+        workgroup_size=source.workgroup_size,
+    )
+
+
+def _dispatch(chunk: ChunkShape, source: Source) -> DispatchSpec:
+    """A kernel, or one stage of it, over the elements of a chunk."""
+    return DispatchSpec(
+        pipeline=source.key,
+        buffers=tuple(
+            what if what == "parameters" else chunk.buffer(what) for what in source.arrays
+        ),
+        invocations=chunk.count,
     )

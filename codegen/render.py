@@ -33,6 +33,7 @@ from autograd_gpu.codegen.printer import (
 )
 from autograd_gpu.codegen.program import BindingKind
 from autograd_gpu.codegen.real_constants import real_constants
+from autograd_gpu.codegen.stages import OP_BUDGET, Plan, Stage, plan_stages
 from autograd_gpu.codegen.wgsl_reals import EMULATED, WGSL_REALS
 from autograd_gpu.errors import InputError
 from autograd_gpu.ir import Graph
@@ -61,6 +62,8 @@ class Source:
         precision: ``float32`` or ``float64``; on WGSL ``float64-native`` or ``float64-emulated``.
         source: the text.
         entry_point: name of the function in it.
+        stage, stages: which part of the kernel this is, of how many.
+        cells: numbers per element in the intermediate buffer between stages, 0 if there is none.
         bindings: WGSL: kind of each binding of group 0, by position; empty for others.
         workgroup_size: WGSL: invocations per workgroup; 0 for others.
     """
@@ -70,8 +73,32 @@ class Source:
     precision: str
     source: str
     entry_point: str
+    stage: int = 0
+    stages: int = 1
+    cells: int = 0
     bindings: tuple[BindingKind, ...] = ()
     workgroup_size: int = 0
+
+    @property
+    def key(self) -> str:
+        """Identifies the text, but for target and precision."""
+        if self.stages == 1:
+            return self.kernel.key
+        return f"{self.kernel.key}-stage{self.stage}of{self.stages}-{self.cells}"
+
+    @property
+    def adds(self) -> bool:
+        """Whether this is where the costs of elements are added up."""
+        return self.kernel.product is Product.COST and self.stage == self.stages - 1
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """WGSL: what each binding is, by position, in the words of ``ChunkShape``."""
+        names = ["control", "parameters", "indices", "data"]
+        names.append("partials" if self.kernel.product is Product.COST else "residuals")
+        if len(self.bindings) - (self.cells > 0) == 6:
+            names.append("jacobian")
+        return tuple([*names, "intermediate"] if self.cells else names)
 
 
 def _load_template(name: str) -> str | None:
@@ -106,12 +133,32 @@ class _Load:
     components: tuple[int, ...]
 
 
-def _loads(kernel: Kernel, words_per_row: int) -> list[_Load]:
-    used: dict[int, set[int]] = {k: set() for k in range(len(kernel.slots))}
-    for node in kernel.graph.nodes:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A stage of a kernel, which it is of how many, and the cells between all of them."""
+
+    stage: Stage
+    index: int
+    count: int
+    cells: int
+
+    @property
+    def suffix(self) -> str:
+        """Of the name of the generated function."""
+        return "" if self.count == 1 else f"_stage{self.index}"
+
+
+def _used(graph: Graph) -> dict[int, set[int]]:
+    """Components of each argument that ``graph`` reads."""
+    used: dict[int, set[int]] = {k: set() for k in range(len(graph.arguments))}
+    for node in graph.nodes:
         if node.op == "input":
             slot, component = node.leaf
             used[slot].add(component)
+    return used
+
+
+def _loads(kernel: Kernel, used: dict[int, set[int]], words_per_row: int) -> list[_Load]:
     return [
         _Load(
             position=k,
@@ -125,15 +172,20 @@ def _loads(kernel: Kernel, words_per_row: int) -> list[_Load]:
     ]
 
 
-def _context(kernel: Kernel, dialect: Dialect, target: str, precision: str) -> dict[str, Any]:
-    statements = print_statements(kernel.graph, dialect, lambda s, c: f"s{s}_{c}")
+def _context(
+    kernel: Kernel, part: _Part, dialect: Dialect, target: str, precision: str
+) -> dict[str, Any]:
+    stage, buffer = part.stage, len(kernel.slots)
+    statements = print_statements(stage.graph, dialect, lambda s, c: f"s{s}_{c}")
+    used = _used(stage.graph)
+    text = dict(zip(stage.outputs, statements.outputs, strict=False))
     m = kernel.residual_size if kernel.product is not Product.COST else 1
     stored = [(e.output, k) for k, e in enumerate(kernel.entries) if e.output is not None]
     # WGSL stores what varies, densely; on the host an element's row holds the constants too.
     position = {o: (o if target == "wgsl" else k) for o, k in stored}
     real = WGSL_REALS[precision] if target == "wgsl" else None
     return {
-        "name": kernel.name,
+        "name": kernel.name + part.suffix,
         "key": kernel.key,
         "product": kernel.product.value,
         "schedule": kernel.schedule,
@@ -142,10 +194,14 @@ def _context(kernel: Kernel, dialect: Dialect, target: str, precision: str) -> d
         "real": real.type if real else precision,
         "zero": real.zero if real else "0.0",
         "plus": real.plus if real else "%s + %s",
-        "loads": _loads(kernel, 4 if target == "wgsl" else 1),
+        "loads": _loads(kernel, used, 4 if target == "wgsl" else 1),
         "statements": statements.lines,
-        "residuals": list(enumerate(statements.outputs[:m])),
-        "jacobian": [(position[o], statements.outputs[m + o]) for o, _ in stored],
+        "residuals": [(k, text[k]) for k in range(m) if k in text],
+        "jacobian": [(position[o], text[m + o]) for o, _ in stored if m + o in text],
+        "cells": part.cells,
+        "buffer": buffer,
+        "fetched": sorted(used.get(buffer, ())),
+        "kept": list(zip(stage.stores, statements.outputs[len(stage.outputs) :], strict=True)),
         "control_rows": (HEADER_WORDS + SLOT_WORDS * len(kernel.slots)) // 4,
         "workgroup_size": WGSL_WORKGROUP_SIZE,
     }
@@ -153,30 +209,59 @@ def _context(kernel: Kernel, dialect: Dialect, target: str, precision: str) -> d
 
 @lru_cache(maxsize=1024)
 def render(kernel: Kernel, target: str, precision: str) -> Source:
-    """Source text of ``kernel``.
+    """Source text of ``kernel``, in one piece however long it is.
 
     Raises:
         InputError: no such target or precision.
         KernelError: a constant does not fit the precision.
     """
+    return _render(kernel, plan_stages(kernel, None), 0, target, precision)
+
+
+@lru_cache(maxsize=1024)
+def render_stages(
+    kernel: Kernel, target: str, precision: str, op_budget: int | None = None
+) -> tuple[Source, ...]:
+    """Source texts of ``kernel`` that run in turn; one where it is within the op budget.
+
+    ``op_budget`` is the operations of one text, by default the target's own (``OP_BUDGET``).
+    """
+    plan = plan_stages(kernel, op_budget or OP_BUDGET.get(target))
+    if len(plan.stages) == 1:
+        return (render(kernel, target, precision),)
+    return tuple(_render(kernel, plan, k, target, precision) for k in range(len(plan.stages)))
+
+
+def _render(kernel: Kernel, plan: Plan, index: int, target: str, precision: str) -> Source:
+    part = _Part(plan.stages[index], index, len(plan.stages), plan.cells)
     dialect = _DIALECTS.get((target, precision))
     if dialect is None:
         known = ", ".join(f"{t}/{p}" for t, p in _DIALECTS)
         raise InputError(f"no generator for {target!r} in {precision!r}; known: {known}")
-    context = _context(kernel, dialect, target, precision)
+    context = _context(kernel, part, dialect, target, precision)
     # On JAX the sum is the runtime's: a kernel there is a function of columns, nothing more.
-    costs = kernel.product is Product.COST and target != "jax"
+    last = part.index == part.count - 1
+    costs = kernel.product is Product.COST and target != "jax" and last
     template = "cost" if costs else "element"
     extension = "wgsl" if target == "wgsl" else "py"
     skeleton = template_environment().get_template(f"{target}/{template}.{extension}.j2")
     text = skeleton.render(context)
     if target != "wgsl":
         return Source(
-            kernel=kernel, target=target, precision=precision, source=text, entry_point=kernel.name
+            kernel=kernel,
+            target=target,
+            precision=precision,
+            source=text,
+            entry_point=kernel.name + part.suffix,
+            stage=part.index,
+            stages=part.count,
+            cells=part.cells,
         )
     prelude = select_prelude(wgsl_prelude(precision), text)
     bindings: list[BindingKind] = ["uniform", "read", "read", "read", "write"]
     if context["jacobian"]:
+        bindings.append("write")
+    if part.cells:
         bindings.append("write")
     return Source(
         kernel=kernel,
@@ -184,6 +269,9 @@ def render(kernel: Kernel, target: str, precision: str) -> Source:
         precision=precision,
         source=f"{text}\n{prelude}" if prelude else text,
         entry_point="main",
+        stage=part.index,
+        stages=part.count,
+        cells=part.cells,
         bindings=tuple(bindings),
         workgroup_size=WGSL_WORKGROUP_SIZE,
     )

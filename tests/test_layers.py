@@ -27,7 +27,7 @@ FACE = {"autograd_gpu", "autograd_gpu.__main__", "autograd_gpu.cli"}
 # functions, where they load when first used).
 ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
     "language": ({"language"}, {"numpy"}, set()),
-    "codegen": ({"language", "codegen"}, {"numpy", "jinja2"}, {"jinja2"}),
+    "codegen": ({"language", "codegen"}, {"numpy", "jinja2"}, {"jinja2", "scipy"}),
     "runtime": (
         {"language", "codegen", "runtime"},
         {"numpy"},

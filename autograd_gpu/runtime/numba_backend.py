@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..codegen.kernel import Product
 from ..codegen.layout import ControlBlock, SlotWords
-from ..codegen.render import Source, render
+from ..codegen.render import Source, render_stages
 from ..errors import KernelError
 from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
 from .threads import available_threads, run_in_threads
@@ -39,7 +39,7 @@ def compile_source(source: Source) -> Callable[..., Any]:
     Raises:
         KernelError: Numba rejected the text, which the error carries.
     """
-    key = (source.kernel.key, source.precision)
+    key = (source.key, source.precision)
     with _lock:
         if key in _compiled:
             _compiled.move_to_end(key)
@@ -60,10 +60,10 @@ def _compile(source: Source) -> Callable[..., Any]:
     exec(compile(source.source, f"<{source.entry_point}>", "exec"), namespace)
     real = numba.from_dtype(np.dtype(source.precision))[::1]
     arrays = (numba.int64[::1], real, numba.int32[::1], real)
-    if source.kernel.product is Product.COST:
-        signature = numba.float64(numba.int64, numba.int64, *arrays)
-    else:
-        signature = numba.void(numba.int64, numba.int64, *arrays, real, real)
+    outputs = () if source.kernel.product is Product.COST else (real, real)
+    result = numba.float64 if source.adds else numba.void
+    between = (real,) if source.cells else ()
+    signature = result(numba.int64, numba.int64, *arrays, *outputs, *between)
     try:
         # error_model="numpy": a division by zero gives infinity, as on every other target.
         return numba.njit(signature, nogil=True, error_model="numpy")(namespace[source.entry_point])
@@ -112,11 +112,43 @@ class _GroupArrays:
         self.data = np.concatenate([*data, np.zeros(1, real)])
 
 
+STAGED_BLOCK = 256
+"""Elements for which all stages of a kernel run before the next: a part of ``CHUNK``, small
+enough that what lies between the stages stays in cache."""
+
+
+def _run_stages(
+    functions: Sequence[Callable[..., Any]],
+    cells: int,
+    real: np.dtype[Any],
+    start: int,
+    stop: int,
+    *arguments: Any,
+) -> float:
+    """All stages over a range of elements; the sum of what the last one gives, if it does."""
+    between = (np.empty(cells * min(STAGED_BLOCK, stop - start), real),) if cells else ()
+    total = 0.0
+    for first in range(start, stop, STAGED_BLOCK):
+        last = min(first + STAGED_BLOCK, stop)
+        result: float | None = None
+        for function in functions:
+            result = function(first, last, *arguments, *between)
+        total += result or 0.0
+    return total
+
+
 class NumbaSession(SessionContext):
     """Runs generated kernels on the CPU's threads."""
 
-    def __init__(self, groups: Sequence[BoundGroup], parameter_count: int, precision: str) -> None:
+    def __init__(
+        self,
+        groups: Sequence[BoundGroup],
+        parameter_count: int,
+        precision: str,
+        op_budget: int | None = None,
+    ) -> None:
         self._groups = list(groups)
+        self._op_budget = op_budget
         self._precision = precision
         self._real: np.dtype[Any] = np.dtype(precision)
         self._host = HostArrays(groups, self._real)
@@ -134,9 +166,12 @@ class NumbaSession(SessionContext):
         return tuple(self._sources.values())
 
     def _kernel(self, group: BoundGroup, product: Product) -> Callable[..., Any]:
-        source = render(group.kernel(product), "numba", self._precision)
-        self._sources[source.kernel.key] = source
-        return compile_source(source)
+        sources = render_stages(group.kernel(product), "numba", self._precision, self._op_budget)
+        self._sources.update({source.key: source for source in sources})
+        functions = [compile_source(source) for source in sources]
+        if len(functions) == 1:
+            return functions[0]
+        return partial(_run_stages, functions, sources[0].cells, self._real)
 
     def prepare(self) -> None:
         """Compile what a solve needs, so that compiling is not booked as evaluating."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..codegen.batch_program import WORD, ChunkShape, batch_program, elements_per_chunk
 from ..codegen.kernel import JacobianEntry, Product
 from ..codegen.layout import ControlBlock, SlotWords
-from ..codegen.render import Source, render
+from ..codegen.render import Source, render_stages
 from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
 from .device import Device, default_device
 from .number_formats import FORMATS, check_lossless
@@ -89,10 +89,12 @@ class WgslSession(SessionContext):
         precision: str,
         device: Device | None = None,
         products: Iterable[Product] = tuple(Product),
+        op_budget: int | None = None,
     ) -> None:
         self._products = tuple(products)
         self._device = device or default_device()
         self._format = FORMATS[precision]
+        self._op_budget = op_budget
         self._groups = list(groups)
         self._host = HostArrays(groups, np.dtype(np.float64))
         self._sources: dict[str, Source] = {}
@@ -120,11 +122,15 @@ class WgslSession(SessionContext):
 
     def _cut(self, k: int, precision: str) -> list[_Chunk]:
         group = self._groups[k]
-        sources = {p: render(group.kernel(p), "wgsl", precision) for p in self._products}
-        self._sources.update({s.kernel.key: s for s in sources.values()})
+        sources = {
+            p: render_stages(group.kernel(p), "wgsl", precision, self._op_budget)
+            for p in self._products
+        }
+        self._sources.update({s.key: s for stages in sources.values() for s in stages})
         entries: tuple[JacobianEntry, ...] = ()
         if Product.RESIDUAL_JACOBIAN in sources:
-            entries = sources[Product.RESIDUAL_JACOBIAN].kernel.entries
+            entries = group.kernel(Product.RESIDUAL_JACOBIAN).entries
+        cells = max(stages[0].cells for stages in sources.values())
         varying = sum(e.output is not None for e in entries)
         gathers = sum(
             isinstance(b, ParameterBinding) and b.indices is not None for b in group.bindings
@@ -136,7 +142,8 @@ class WgslSession(SessionContext):
         )
         limit = self._device.limits["max-storage-buffer-binding-size"]
         words = self._format.words
-        widths = (gathers, words * columns, words * group.residual_size, words * varying)
+        numbers = (columns, group.residual_size, varying, cells)
+        widths = (gathers, *(words * n for n in numbers))
         step = elements_per_chunk(group.count, widths, limit)
         chunks: list[_Chunk] = []
         for start in range(0, group.count, step):
@@ -151,6 +158,7 @@ class WgslSession(SessionContext):
                 residuals=words * group.residual_size * (stop - start),
                 jacobian=words * varying * (stop - start),
                 words=words,
+                intermediate=words * cells * (stop - start),
                 sources=sources,
             )
             chunks.append(_Chunk(shape, k, start, stop, control, indices, data))

@@ -1,0 +1,200 @@
+"""Stages: a kernel too large for one piece of text is cut into several that run in turn.
+
+Compilers of shaders allot registers, and all compilers take time, by the length of straight-line
+code. Above an op budget the nodes of a graph, in their order, are cut where few values are alive;
+each part is a graph of its own, and what a later part needs is either stored per element in an
+intermediate buffer or computed again there. Which of the two is a minimum cut, see
+``codegen/rematerialization.py``. Values of the buffer are reused once their last reader is done.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from types import MappingProxyType
+
+from autograd_gpu.codegen.kernel import Kernel
+from autograd_gpu.codegen.rematerialization import rematerialize
+from autograd_gpu.ir import Argument, Builder, Graph, Node
+from autograd_gpu.ops import BOOL
+
+OP_BUDGET = MappingProxyType({"wgsl": 4096, "numba": 16_384})
+"""Operations of one kernel text, at most, by target; targets that are not named are never cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a kernel.
+
+    Attributes:
+        graph: what it computes per element; where it loads intermediate values its last argument,
+            beyond the kernel's slots, is the intermediate buffer.
+        outputs: positions among the kernel's outputs of the first outputs of ``graph``.
+        stores: cells of the buffer that the following outputs of ``graph`` go to.
+    """
+
+    graph: Graph
+    outputs: tuple[int, ...]
+    stores: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All stages of a kernel, in order; one if it is within the budget.
+
+    Attributes:
+        stages: parts; together their ``outputs`` are those of the kernel.
+        cells: numbers per element in the intermediate buffer.
+        stored: values that are stored, which may share cells.
+        alive: values that would be stored if none were computed again.
+    """
+
+    stages: tuple[Stage, ...]
+    cells: int
+    stored: int
+    alive: int
+
+
+@lru_cache(maxsize=256)
+def plan_stages(kernel: Kernel, budget: int | None) -> Plan:
+    """Cut ``kernel`` into stages of about ``budget`` operations; None for no limit.
+
+    What a stage computes again comes on top of its budget, and costs less than storing would.
+    """
+    graph = kernel.graph
+    if budget is None or _op_count(graph.nodes) <= budget:
+        return Plan((Stage(graph, tuple(range(len(graph.outputs))), ()),), 0, 0, 0)
+    return cut(graph, budget)
+
+
+def _op_count(nodes: Sequence[Node]) -> int:
+    return sum(bool(node.args) for node in nodes)
+
+
+def cut(graph: Graph, budget: int) -> Plan:
+    """Stages of about ``budget`` operations each, with what they store and compute again."""
+    bounds = _boundaries(graph, budget)
+    needed = [_read_from_before(graph.nodes, *bound) for bound in bounds]
+    alive = {v for values in needed for v in values}
+    loads: list[list[int]] = []
+    again: list[list[int]] = []
+    stored: set[int] = set()
+    for values in needed:
+        loaded, recomputed = rematerialize(graph.nodes, values, stored)
+        loads.append(loaded)
+        again.append(recomputed)
+        stored.update(loaded)
+    if len(stored) > len(alive):  # cuts of several boundaries may differ in what they store
+        loads, again, stored = needed, [[] for _ in needed], alive
+    cells, count = _allot(bounds, loads, stored)
+    stages = tuple(
+        _stage(graph, bound, loads[k], again[k], cells, count) for k, bound in enumerate(bounds)
+    )
+    return Plan(stages, count, len(stored), len(alive))
+
+
+def _boundaries(graph: Graph, budget: int) -> list[tuple[int, int]]:
+    """Ranges of nodes, each of half to all of the budget, that end where few values are alive."""
+    nodes = graph.nodes
+    last = list(range(len(nodes)))
+    for k, node in enumerate(nodes):
+        for a in node.args:
+            last[a] = k
+    change, ops = [0] * (len(nodes) + 2), [0]
+    for k, node in enumerate(nodes):
+        ops.append(ops[-1] + bool(node.args))
+        if node.args:
+            change[k + 1] += 1
+            change[last[k] + 1] -= 1
+    alive = list(accumulate(change))  # values made before position p and read at p or later
+    bounds: list[tuple[int, int]] = []
+    start = 0
+    while start < len(nodes):
+        low = bisect_left(ops, ops[start] + max(1, budget // 2))
+        high = bisect_right(ops, ops[start] + budget) - 1
+        if high >= len(nodes):
+            stop = len(nodes)
+        else:
+            # The latest of the narrowest places: fewer stages.
+            stop = min(range(high, low - 1, -1), key=alive.__getitem__)
+        bounds.append((start, stop))
+        start = stop
+    return bounds
+
+
+def _read_from_before(nodes: Sequence[Node], start: int, stop: int) -> list[int]:
+    """Values that nodes ``start`` to ``stop`` read and that are computed before them."""
+    read = {a for node in nodes[start:stop] for a in node.args if a < start and nodes[a].args}
+    return sorted(read)
+
+
+def _allot(
+    bounds: Sequence[tuple[int, int]], loads: Sequence[Sequence[int]], stored: set[int]
+) -> tuple[dict[int, int], int]:
+    """Cell of each stored value, and the number of cells; a cell is free after its last reader."""
+    last_reader = {v: k for k, values in enumerate(loads) for v in values}
+    home: list[list[int]] = [[] for _ in bounds]
+    starts = [start for start, _ in bounds]
+    for v in sorted(stored):
+        home[bisect_right(starts, v) - 1].append(v)
+    cells: dict[int, int] = {}
+    free: list[int] = []
+    count = 0
+    for k, values in enumerate(home):
+        # A stage loads before it stores, and an element's cells are its own.
+        free += [cells[v] for v in sorted(cells) if last_reader[v] == k]
+        for v in values:
+            if not free:
+                free.append(count)
+                count += 1
+            cells[v] = free.pop()
+    return cells, count
+
+
+def _stage(
+    graph: Graph,
+    bound: tuple[int, int],
+    loads: Sequence[int],
+    again: Sequence[int],
+    cells: dict[int, int],
+    count: int,
+) -> Stage:
+    """The graph of one stage: its own nodes, those computed again, and loads of the buffer."""
+    start, stop = bound
+    b = Builder()
+    buffer = len(graph.arguments)
+    new: dict[int, int] = {}
+    for v in loads:
+        cell = b.input(buffer, cells[v])
+        truth = graph.nodes[v].dtype == BOOL
+        new[v] = b.raw("gt", (cell, b.constant(0.5))) if truth else cell
+
+    def build(k: int) -> None:
+        node = graph.nodes[k]
+        for a in node.args:
+            if a not in new:  # a leaf: all else was loaded or built, in order
+                new[a] = b.absorb((graph.nodes[a],))[0]
+        new[k] = (
+            b.raw(node.op, tuple(new[a] for a in node.args))
+            if node.args
+            else (b.absorb((node,))[0])
+        )
+
+    for k in again:
+        build(k)
+    for k in range(start, stop):
+        if k not in new:
+            build(k)
+    outputs = [k for k, o in enumerate(graph.outputs) if start <= o < stop]
+    kept = sorted(v for v in cells if start <= v < stop)
+    one, zero = b.constant(1.0), b.constant(0.0)
+    written = [
+        b.raw("where", (new[v], one, zero)) if graph.nodes[v].dtype == BOOL else new[v]
+        for v in kept
+    ]
+    arguments = (*graph.arguments, Argument("intermediate", (count,)))
+    made = Graph.build(b, [*(new[graph.outputs[k]] for k in outputs), *written], arguments)
+    return Stage(made, tuple(outputs), tuple(cells[v] for v in kept))
