@@ -20,7 +20,7 @@ from autograd_gpu.ops import BOOL
 from autograd_gpu.runtime.numba_backend import NumbaSession
 from autograd_gpu.runtime.wgsl_backend import WgslSession
 from random_graphs import random_arrays, random_recipe, well_conditioned
-from sessions import NUMBA, WGSL, Backend, Bound, bind, device_on, parameters_of
+from sessions import NUMBA, WGSL, WGSL_FLOAT64, Backend, Bound, bind, device_on, parameters_of
 from tolerances import GRAPH, Tolerance, tolerance
 
 EXACT = Tolerance(1e-12, 1e-12, "the same operations, some done twice")
@@ -167,6 +167,23 @@ def test_staged_kernels_agree_with_the_oracle(backend: Backend) -> None:
     for sources in by_product.values():
         assert [s.stage for s in sources] == list(range(sources[0].stages))
     assert len({s.key for s in texts}) == len(texts)
+
+
+@pytest.mark.parametrize("backend", parameters_of(WGSL_FLOAT64))
+def test_numbers_of_64_bits_cross_from_stage_to_stage(backend: Backend) -> None:
+    def residual(p: Any) -> Any:
+        a, b = p[0], p[1]
+        for _ in range(4):
+            a, b = 0.95 * a - 0.31 * b, 0.31 * a + 0.95 * b
+        return a * b
+
+    graph = ag.trace(residual, 2)
+    arrays = random_arrays((2,), 20, 1)
+    bound = bind(graph, arrays)
+    with open_staged(backend, bound, 14) as session:
+        residuals = session.residuals(bound.parameters).copy()
+        assert len([s for s in session.sources() if s.kernel.product is Product.RESIDUAL]) > 1
+    tolerance("float64", GRAPH).check(residuals, graph(*arrays), "residuals")
 
 
 @each_staged
