@@ -87,7 +87,13 @@ from autograd_gpu.scalar import Scalar
 from autograd_gpu.solvers.compiled_residuals import CompiledResiduals, CompiledResidualsGPU
 from autograd_gpu.solvers.curve_fit import curve_fit
 from autograd_gpu.solvers.dogleg import DoglegOptions
+from autograd_gpu.solvers.first_order import (
+    AdamOptions,
+    AdamWOptions,
+    GradientDescentOptions,
+)
 from autograd_gpu.solvers.gauss_newton import GaussNewtonOptions
+from autograd_gpu.solvers.lbfgs import LBFGSOptions
 from autograd_gpu.solvers.least_squares import least_squares
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.nan_search import debug_nans
@@ -109,6 +115,8 @@ from autograd_gpu.value import Value, no_grad
 from autograd_gpu.vector import Mat2, Mat3, Mat4, Matrix, Vec2, Vec3, Vec4, Vector
 
 __all__ = [
+    "AdamOptions",
+    "AdamWOptions",
     "AutogradGpuError",
     "CompiledResiduals",
     "CompiledResidualsGPU",
@@ -119,10 +127,12 @@ __all__ = [
     "DoglegOptions",
     "GPUBatchExecutor",
     "GaussNewtonOptions",
+    "GradientDescentOptions",
     "Graph",
     "IndexRangeError",
     "InputError",
     "KernelError",
+    "LBFGSOptions",
     "LevenbergMarquardtOptions",
     "Mat2",
     "Mat3",

@@ -201,6 +201,15 @@ def topology_of(graph: Graph, slots: Sequence[Slot], losses: LossBlocks | None =
     )
 
 
+def energy_of(topology: Topology) -> Topology:
+    """The topology whose single residual is the cost of an element, ½‖r‖² or ½Σρ.
+
+    Its Jacobian is the element's part of the gradient: one row, whatever the number of residuals.
+    ``arguments`` say which slot of ``topology`` each slot is.
+    """
+    return topology_of(make_kernel(topology, Product.COST).graph, topology.slots)
+
+
 def make_kernel(topology: Topology, product: Product) -> Kernel:
     """The kernel of a product; equal topologies give the identical object."""
     return _make_kernel(topology.serial, product, _Uncompared(topology))

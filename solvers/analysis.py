@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from autograd_gpu.solvers.selection import ParameterArray, Selection
 
 if TYPE_CHECKING:
     from autograd_gpu.solvers.problem import Problem
+
+Pattern = tuple[IndexArray, IndexArray, NDArray[np.bool_] | None]
 
 
 class Analysis:
@@ -93,11 +96,14 @@ class Analysis:
         return sum(g.count * g.residual_size for g in self.groups)
 
     @cached_property
-    def _pattern(self) -> tuple[IndexArray, IndexArray, NDArray[np.bool_] | None]:
+    def _pattern(self) -> Pattern:
+        return self.pattern_of(self.groups)
+
+    def pattern_of(self, groups: Sequence[BoundGroup]) -> Pattern:
         """(indptr, indices, kept) of J; ``kept`` marks values whose column is not frozen."""
         counts: list[IndexArray] = []
         columns: list[IndexArray] = []
-        for group in self.groups:
+        for group in groups:
             kernel = group.kernel(Product.RESIDUAL_JACOBIAN)
             cols = np.empty((group.count, len(kernel.entries)), np.int64)
             per_column = self._local_columns(group)

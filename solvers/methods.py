@@ -10,15 +10,24 @@ from typing import Any
 from autograd_gpu.errors import InputError
 from autograd_gpu.solvers.dogleg import Dogleg, DoglegOptions
 from autograd_gpu.solvers.driver import Engine
+from autograd_gpu.solvers.first_order import (
+    Adam,
+    AdamOptions,
+    AdamWOptions,
+    GradientDescentOptions,
+    gradient_descent,
+)
 from autograd_gpu.solvers.gauss_newton import GaussNewton, GaussNewtonOptions
+from autograd_gpu.solvers.gradient_engine import GradientRun
 from autograd_gpu.solvers.host_engine import HostRun
+from autograd_gpu.solvers.lbfgs import LBFGS, LBFGSOptions
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardt, LevenbergMarquardtOptions
 from autograd_gpu.solvers.options import SolverOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to minimise.
+    """A method that steps by the normal equations.
 
     Attributes:
         options: class of its options; the defaults are those of the class.
@@ -29,28 +38,46 @@ class Method:
     engine: Callable[[HostRun, Any], Engine]
 
 
+@dataclass(frozen=True, slots=True)
+class GradientMethod:
+    """A method that steps by gradients alone; attributes as for ``Method``."""
+
+    options: type[SolverOptions]
+    engine: Callable[[GradientRun, Any], Engine]
+
+
 _ALL = (
     Method(LevenbergMarquardtOptions, LevenbergMarquardt),
     Method(GaussNewtonOptions, GaussNewton),
     Method(DoglegOptions, Dogleg),
+    GradientMethod(LBFGSOptions, LBFGS),
+    GradientMethod(AdamOptions, Adam),
+    GradientMethod(AdamWOptions, Adam),
+    GradientMethod(GradientDescentOptions, gradient_descent),
 )
 
-METHODS: Mapping[str, Method] = MappingProxyType({m.options.method: m for m in _ALL})
-LATER = ("l-bfgs", "adam", "adamw", "gradient-descent")
+METHODS: Mapping[str, Method | GradientMethod] = MappingProxyType(
+    {m.options.method: m for m in _ALL}
+)
 
 
-def check_method(method: str, options: SolverOptions | None) -> SolverOptions:
+def check_method(
+    method: str, options: SolverOptions | None, linear_solver: str = "auto"
+) -> SolverOptions:
     """The options to use.
 
     Raises:
-        InputError: an unknown method, or options of another one.
-        NotImplementedError: a method that is not there yet.
+        InputError: an unknown method, options of another one, or a linear solver for a method that
+            has no use for it.
     """
-    if method in LATER:
-        raise NotImplementedError(f"method={method!r} is not available yet")
     if method not in METHODS:
         raise InputError(f"method={method!r} is unknown; expected one of {', '.join(METHODS)}")
     expected = METHODS[method].options
+    if linear_solver != "auto" and isinstance(METHODS[method], GradientMethod):
+        raise InputError(
+            f"linear_solver={linear_solver!r}: method={method!r} solves no linear systems; "
+            "expected 'auto'"
+        )
     if options is None:
         return expected()
     # Not a subclass: Adam's options are AdamW's but for one.

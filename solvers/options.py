@@ -75,6 +75,7 @@ class SolverOptions:
         }
     )
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    optional: ClassVar[tuple[str, ...]] = ("max_seconds",)
 
     def __post_init__(self) -> None:
         for name, known in self.choices.items():
@@ -83,11 +84,15 @@ class SolverOptions:
                 raise InputError(f"{name}={value!r} is unknown; expected one of {', '.join(known)}")
         for name, (kind, fits, expected) in self.checks.items():
             value = getattr(self, name)
-            if value is None and name == "max_seconds":
+            if value is None and name in self.optional:
                 continue
             if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
                 raise InputError(f"option {name}={value!r}: expected {expected}")
         self.further_checks()
+
+    def window(self) -> int:
+        """Steps over which the change of the cost is judged."""
+        return 1
 
     def further_checks(self) -> None:
         """What a single value does not show; nothing by default."""

@@ -13,8 +13,10 @@ import numpy as np
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend, runs_on_a_gpu
+from autograd_gpu.solvers.cost_gradient import open_cost_gradient
 from autograd_gpu.solvers.driver import Engine, Observer, Outcome, iterate
 from autograd_gpu.solvers.evaluation import current_parameters
+from autograd_gpu.solvers.gradient_engine import GradientRun
 from autograd_gpu.solvers.host_engine import HostRun
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.linear_solvers import (
@@ -22,7 +24,7 @@ from autograd_gpu.solvers.linear_solvers import (
     choose_linear_solver,
 )
 from autograd_gpu.solvers.linearization import Stopwatch
-from autograd_gpu.solvers.methods import METHODS, check_method
+from autograd_gpu.solvers.methods import METHODS, GradientMethod, check_method
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
@@ -50,8 +52,8 @@ def solve(
 
     Args:
         problem: what to solve.
-        method: ``levenberg-marquardt``, ``gauss-newton`` or ``dogleg``; the others of the list are
-            not available yet.
+        method: ``levenberg-marquardt``, ``gauss-newton``, ``dogleg``; by gradients alone
+            ``l-bfgs``, ``adam``, ``adamw``, ``gradient-descent``.
         linear_solver: ``auto``, ``sparse-cholesky``, ``dense-cholesky``, ``dense-qr``,
             ``schur``, ``schur-implicit`` or ``pcg`` (conjugate gradients; with backend ``wgsl``
             the whole solve then stays on the device).
@@ -72,8 +74,8 @@ def solve(
         InputError: an unknown option, or a problem without residuals.
         NotImplementedError: a method or option that is not available yet.
     """
-    chosen = check_method(method, options)
     check_linear_solver(linear_solver)
+    chosen = check_method(method, options, linear_solver)
     if not isinstance(problem, Problem):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"problem: got {type(problem).__name__}, expected an ag.Problem")
     if callback is not None and not callable(callback):
@@ -164,8 +166,16 @@ def _host_engine(
     options: SolverOptions,
     timings: dict[str, float],
 ) -> Engine:
-    """Residuals and Jacobians from the backend, linear algebra on the CPU."""
+    """Residuals, Jacobians or gradients from the backend, the rest on the CPU."""
     watch = Stopwatch(timings)
+    method = METHODS[options.method]
+    start = current_parameters(problem)
+    if isinstance(method, GradientMethod):
+        source = open_cost_gradient(analysis, choice, start, watch)
+        precision = choice.precision
+        return method.engine(
+            GradientRun(analysis=analysis, source=source, precision=precision, start=start), options
+        )
     normal = analysis.normal_equations
     pattern = (normal.indptr, normal.indices)
     solver, why = choose_linear_solver(linear_solver, normal.n, len(normal.indices), pattern)
@@ -177,12 +187,12 @@ def _host_engine(
         analysis=analysis,
         session=session,
         precision=choice.precision,
-        start=current_parameters(problem),
+        start=start,
         linear_solver=solver,
         linear_solver_reason=why,
         watch=watch,
     )
-    engine = METHODS[options.method].engine(run, options)
+    engine = method.engine(run, options)
     if choice.precision != "mixed":
         return engine
     from autograd_gpu.runtime.mixed_session import MixedSession

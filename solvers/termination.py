@@ -7,6 +7,7 @@ smaller than the rounding of the cost, and that does not lower it, is the end as
 from __future__ import annotations
 
 import math
+from collections import deque
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class Termination:
         self._options = options
         self._rounding = rounding
         self._unknowns = unknowns
+        self._costs: deque[float] = deque(maxlen=options.window() + 1)
 
     def unusable(self, record: StepRecord) -> Verdict | None:
         """Whether nothing can begin at the start."""
@@ -60,6 +62,7 @@ class Termination:
 
     def at_start(self, record: StepRecord, stopped: bool) -> Verdict | None:
         """Whether the start is the end already; ``stopped`` is the callback's wish."""
+        self._costs.append(record.cost)
         if self._unknowns == 0:
             return Verdict(Status.CONVERGED_GRADIENT, "every parameter is frozen")
         if stopped:
@@ -90,9 +93,29 @@ class Termination:
         flat = self._flat(record)
         if flat is not None:
             return flat
+        still = self._still(record)
+        if still is not None:
+            return still
         return self._after_accepted(record) if record.accepted else self._after_rejected(record)
 
+    def _still(self, record: StepRecord) -> Verdict | None:
+        """Whether many steps together changed little: for methods whose single steps may rise."""
+        window = self._options.window()
+        self._costs.append(record.cost)
+        if window == 1 or len(self._costs) <= window:
+            return None
+        change = self._costs[0] - self._costs[-1]
+        if change > self._options.function_tolerance * self._costs[0]:
+            return None
+        share = change / self._costs[0] if self._costs[0] > 0.0 else 0.0
+        return Verdict(
+            Status.CONVERGED_FUNCTION,
+            f"the cost changed by {share:.3g}, relatively, in {window} steps",
+        )
+
     def _after_accepted(self, record: StepRecord) -> Verdict | None:
+        if self._options.window() > 1:
+            return self._short(record) if self._is_short(record) else None
         if -record.change <= self._options.function_tolerance * record.cost_before:
             share = -record.change / record.cost_before if record.cost_before > 0.0 else 0.0
             return Verdict(

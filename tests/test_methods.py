@@ -13,19 +13,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import autograd_gpu as ag
+from autograd_gpu.runtime.choice import choose_backend
+from autograd_gpu.solvers.cost_gradient import open_cost_gradient
+from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.line_search import WolfeConditions, backtracking, strong_wolfe
+from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.methods import METHODS
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.step_control import Regularization, TrustRegion
-from workloads import MINIMA, PROBLEMS
+from sessions import NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
+from tolerances import GRAPH, tolerance
+from workloads import MINIMA, PROBLEMS, bending_problem
 
 SECOND_ORDER = ["levenberg-marquardt", "gauss-newton", "dogleg"]
 # Levenberg-Marquardt's own tests are in test_solve.py; what all share is tried with it too.
 ALL = list(METHODS)
+FIRST_ORDER = [m for m in ALL if m not in SECOND_ORDER]
+SMALL_DECAY = {"adamw": {"weight_decay": 1e-7}}
 
 
 def options_of(method: str, **values: Any) -> SolverOptions:
-    return METHODS[method].options(**values)
+    # Decay moves the minimum: small enough here that it does not show.
+    return METHODS[method].options(**{**SMALL_DECAY.get(method, {}), **values})
 
 
 def one_block(fn: Callable[[Any], Any], start: list[float]) -> ag.Problem:
@@ -112,12 +121,133 @@ def test_gauss_newton_with_either_line_search(line_search: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["gauss-newton", "dogleg"])
-@pytest.mark.parametrize("linear_solver", ["sparse-cholesky", "dense-cholesky", "schur", "pcg"])
+@pytest.mark.parametrize(
+    "linear_solver", ["sparse-cholesky", "dense-cholesky", "dense-qr", "schur", "pcg"]
+)
 def test_linear_solvers_compose_with_methods(method: str, linear_solver: str) -> None:
-    problem = PROBLEMS["W4_s3"]()
+    problem = bending_problem(1)
+    expected = ag.solve(problem, backend="numba").cost
     solution = ag.solve(problem, method=method, linear_solver=linear_solver, backend="numba")
-    assert solution.cost == pytest.approx(MINIMA["W4_s3"], rel=1e-6)
+    assert solution.cost == pytest.approx(expected, rel=1e-6)
     assert solution.linear_solver.startswith(linear_solver)
+
+
+# -- gradients alone ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "excess"),
+    [
+        ("l-bfgs", {}, 1e-5),
+        ("adam", {"max_iterations": 3000}, 1e-3),
+        ("adamw", {"max_iterations": 3000}, 1e-3),
+        ("gradient-descent", {"max_iterations": 3000}, 1e-4),
+    ],
+)
+@pytest.mark.parametrize("name", ["W1r_s3", "W4_s3"])
+def test_first_order_methods_come_close_to_known_minima(
+    name: str, method: str, values: dict[str, Any], excess: float
+) -> None:
+    problem = PROBLEMS[name]()
+    solution = ag.solve(
+        problem, method=method, backend="numba", options=options_of(method, **values)
+    )
+    assert solution.success, solution.report()
+    assert solution.cost == pytest.approx(MINIMA[name], rel=excess)
+    assert solution.linear_solver == "none"
+    # Neither J nor JᵀJ was made.
+    assert "normal_equations" not in problem.analysis().__dict__
+    assert all("energy" in k.name for k in solution.kernels)
+
+
+def lossy_problem() -> ag.Problem:
+    """Several groups, vectors of residuals, a robust loss, frozen blocks, unequal arguments."""
+    rng = np.random.default_rng(5)
+    problem = ag.Problem()
+    x = problem.parameters("x", rng.standard_normal((6, 3)))
+    a = problem.parameters("a", [0.7])
+    i, j, d = np.arange(5), np.arange(1, 6), rng.standard_normal((5, 3))
+    problem.add_residuals(
+        lambda d, p, q, a: a * (q - p) * ag.norm(q) - d, d, x[i], x[j], a[0],
+        loss=ag.losses.Cauchy(0.5), name="edges",
+    )  # fmt: skip
+    problem.add_residuals(lambda p: [ag.exp(0.1 * p[0]), p[1] * p[2]], x, name="bend")
+    problem.freeze(x, [2])
+    return problem
+
+
+@pytest.mark.parametrize("backend", parameters_of([NUMPY, NUMBA, *WGSL]))
+def test_costs_and_gradients_are_those_of_the_jacobian(backend: Backend) -> None:
+    problem = lossy_problem()
+    analysis = problem.analysis()
+    device = device_on(backend.adapter) if backend.adapter else None
+    choice = choose_backend(backend.name, backend.precision, device, analysis.row_count)
+    start = current_parameters(problem)
+    source = open_cost_gradient(analysis, choice, start, Stopwatch({}))
+    here, there = source.at(start), source.at(start + 0.01)
+    change = source.change(here, there)
+    source.close()
+    exact = problem.evaluate(backend="numpy")
+    close = tolerance(backend.precision, GRAPH)
+    close.check(here.cost, exact.cost, "cost")
+    close.check(here.gradient, exact.gradient, "gradient")
+    x, a = problem.arrays
+    problem.update(x=problem.values_of(x) + 0.01, a=problem.values_of(a) + 0.01)
+    problem.unfreeze(x, [2])
+    close.check(change, problem.evaluate(backend="numpy").cost - exact.cost, "change")
+
+
+@pytest.mark.parametrize("backend", parameters_of(WGSL))
+@pytest.mark.parametrize("method", ["l-bfgs", "adam"])
+def test_first_order_methods_on_a_device(method: str, backend: Backend) -> None:
+    assert backend.adapter is not None
+    solution = ag.solve(
+        PROBLEMS["W4_s3"](), method=method, backend="wgsl", device=device_on(backend.adapter),
+        options=options_of(method, max_iterations=60, learning_rate=0.003)
+        if method == "adam" else options_of(method, max_iterations=60),
+    )  # fmt: skip
+    assert solution.cost < 0.1 * solution.initial_cost
+    assert any("gradient" in k.name for k in solution.kernels)
+
+
+def test_adam_takes_the_steps_of_the_paper() -> None:
+    scale, right = np.array([1.0, 10.0, 0.1]), np.array([1.0, -2.0, 3.0])
+    problem = ag.Problem()
+    x = problem.parameters("x", np.zeros((1, 3)))
+    problem.add_residuals(lambda p, s, r: s * p - r, x[0], scale[None], right[None])
+    for method, decay in (("adam", 0.0), ("adamw", 0.3)):
+        more = {"weight_decay": decay} if decay else {}
+        options = options_of(method, learning_rate=0.01, max_iterations=7, **more)
+        solution = ag.solve(problem, method=method, backend="numpy", options=options)
+        p, m, v = np.zeros(3), np.zeros(3), np.zeros(3)
+        for t in range(1, 8):
+            g = scale * (scale * p - right)
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            step = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            p = p - 0.01 * (step + decay * p)
+        assert all(r.accepted for r in solution.history)
+        assert solution.values["x"][0] == pytest.approx(p, rel=1e-9)
+
+
+def test_heavy_ball_takes_the_steps_of_polyak_and_survives_a_rate_too_large() -> None:
+    problem = one_block(lambda x: [2.0 * x - 2.0], [0.0])
+    options = ag.GradientDescentOptions(learning_rate=0.01, momentum=0.5, max_iterations=5)
+    solution = ag.solve(problem, method="gradient-descent", backend="numpy", options=options)
+    x = velocity = 0.0
+    for _ in range(5):
+        velocity = 0.5 * velocity - 4.0 * (x - 1.0)
+        x += 0.01 * velocity
+    assert solution.values["x"][0] == pytest.approx(x, rel=1e-12)
+    wild = ag.GradientDescentOptions(learning_rate=100.0, max_iterations=2000, patience=2000)
+    solution = ag.solve(problem, method="gradient-descent", backend="numpy", options=wild)
+    assert solution.cost <= solution.initial_cost
+    assert np.isfinite(solution.values["x"]).all()
+
+
+@pytest.mark.parametrize("method", FIRST_ORDER)
+def test_a_linear_solver_is_refused_where_there_is_no_linear_system(method: str) -> None:
+    with pytest.raises(ag.InputError, match=f"method='{method}' solves no linear systems"):
+        ag.solve(rosenbrock(), method=method, linear_solver="pcg")
 
 
 # -- degenerate problems -----------------------------------------------------------------------
@@ -167,7 +297,8 @@ def test_dogleg_without_a_newton_step_goes_down_the_gradient() -> None:
 @pytest.mark.parametrize("method", ALL)
 def test_steps_into_nan_are_survived(method: str) -> None:
     problem = one_block(lambda x: [ag.log(x), x], [10.0])
-    solution = ag.solve(problem, method=method, backend="numpy")
+    options = options_of(method, max_iterations=5000)
+    solution = ag.solve(problem, method=method, backend="numpy", options=options)
     x = solution.values["x"]
     assert np.isfinite(solution.cost)
     assert np.log(x) / x + x == pytest.approx(0.0, abs=1e-3), solution.report()
@@ -181,7 +312,7 @@ NONE = {"function_tolerance": 0.0, "gradient_tolerance": 0.0, "parameter_toleran
 @pytest.mark.parametrize("method", ALL)
 def test_converged_by_the_cost(method: str) -> None:
     problem = one_block(lambda x: [x, x - 1.0, ag.exp(x)], [2.0])
-    options = options_of(method, **{**NONE, "function_tolerance": 1e-6})
+    options = options_of(method, **{**NONE, "function_tolerance": 1e-6, "max_iterations": 5000})
     solution = ag.solve(problem, method=method, backend="numpy", options=options)
     assert solution.status is ag.Status.CONVERGED_FUNCTION, solution.report()
     assert "relatively" in solution.message
@@ -352,6 +483,16 @@ BAD: list[tuple[str, str, Any]] = [
     ("dogleg", "min_gain_ratio", 1.0),
     ("dogleg", "max_iterations", -1),
     ("levenberg-marquardt", "step_control", "moré"),
+    ("l-bfgs", "memory", 0),
+    ("l-bfgs", "sufficient_decrease", 0.95),
+    ("adam", "learning_rate", 0.0),
+    ("adam", "learning_rate", None),
+    ("adam", "beta1", 1.0),
+    ("adam", "beta2", -0.1),
+    ("adam", "patience", 0),
+    ("adamw", "weight_decay", -1.0),
+    ("gradient-descent", "learning_rate", -1.0),
+    ("gradient-descent", "momentum", 1.0),
 ]
 
 

@@ -17,7 +17,6 @@ from scipy.optimize import least_squares
 
 import autograd_gpu as ag
 from autograd_gpu.later import LATER
-from autograd_gpu.solvers.methods import LATER as LATER_METHODS
 from workloads import PROBLEMS, bending_problem
 
 Array = NDArray[Any]
@@ -512,12 +511,6 @@ def test_options_are_frozen_and_keyword_only() -> None:
 
 
 # -- what is not there yet ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", LATER_METHODS)
-def test_later_methods_are_named(method: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"method='{method}'"):
-        ag.solve(rosenbrock(), method=method)
 
 
 @pytest.mark.parametrize("name", LATER)

@@ -1,0 +1,161 @@
+"""What engines of first-order methods share: the best point so far, and their records."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from autograd_gpu.runtime.batch import FloatArray
+from autograd_gpu.runtime.step_record import StepRecord
+from autograd_gpu.solvers.analysis import Analysis
+from autograd_gpu.solvers.cost_gradient import CostGradient, GradientPoint
+from autograd_gpu.solvers.solution import KernelSummary
+from autograd_gpu.solvers.termination import ROUNDING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientRun:
+    """What a first-order solve is made of.
+
+    Attributes:
+        analysis: the problem; borrowed.
+        source: of costs and gradients; owned by the engine, which closes it.
+        precision: of the source.
+        start: all parameters, flat; not changed.
+    """
+
+    analysis: Analysis
+    source: CostGradient
+    precision: str
+    start: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A point that was tried.
+
+    Attributes:
+        point: it.
+        change: of the cost, against the best point.
+    """
+
+    point: GradientPoint
+    change: float
+
+
+class GradientEngine(ABC):
+    """An engine whose steps come from gradients alone.
+
+    ``best`` is the point with the lowest cost so far, and the one that a solve returns. A step is
+    accepted if it becomes the best.
+    """
+
+    def __init__(self, run: GradientRun) -> None:
+        self.run = run
+        self.best = GradientPoint(
+            parameters=run.start.copy(), terms=np.zeros(0), cost=math.nan, gradient=np.zeros(0),
+            trouble="",
+        )  # fmt: skip
+
+    @property
+    def description(self) -> str:
+        """Processor or device that evaluates."""
+        return self.run.source.description
+
+    @property
+    def unknowns(self) -> int:
+        """Number of parameters that are not frozen."""
+        return self.run.analysis.column_count
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of the cost."""
+        return ROUNDING[self.run.precision]
+
+    @property
+    @abstractmethod
+    def damping(self) -> float:
+        """Inverse of the next step length or learning rate, as the history states it."""
+
+    @abstractmethod
+    def step(self) -> StepRecord:
+        """Try one step, and keep it or not."""
+
+    def start(self) -> StepRecord:
+        """Cost and gradient at the start."""
+        self.best = best = self.run.source.at(self.best.parameters)
+        return StepRecord(
+            cost=best.cost,
+            cost_before=best.cost,
+            gradient_norm=math.nan if best.trouble else best.gradient_norm,
+            damping=self.damping,
+            trouble=best.trouble,
+            lost=bool(best.trouble),
+        )
+
+    def attempt(self, begin: GradientPoint, step: FloatArray) -> Attempt:
+        """The point at ``begin`` + ``step``, one number an unknown."""
+        parameters = begin.parameters.copy()
+        parameters[self.run.analysis.free_positions] += step
+        point = self.run.source.at(parameters)
+        change = math.nan if point.trouble else self.run.source.change(self.best, point)
+        return Attempt(point, change)
+
+    def report(
+        self,
+        tried: Attempt,
+        norm: float,
+        damping: float,
+        *,
+        accepted: bool,
+        predicted: float = math.inf,
+        gain: float = 0.0,
+        exhausted: bool = False,
+    ) -> StepRecord:
+        """Make an accepted attempt the best point, and state the step.
+
+        Args:
+            tried: the point.
+            norm: length of the step.
+            damping: it was made with.
+            accepted: whether it becomes the best point.
+            predicted: reduction that the slope promised; infinite where none is stated.
+            gain: actual over predicted reduction.
+            exhausted: nothing shorter is tried.
+        """
+        before = self.best
+        if accepted:
+            self.best = tried.point
+        return StepRecord(
+            cost=self.best.cost,
+            cost_before=before.cost,
+            gradient_norm=self.best.gradient_norm,
+            damping=damping,
+            change=tried.change,
+            gain=math.nan if tried.point.trouble else gain,
+            predicted=predicted,
+            accepted=accepted,
+            step_norm=norm,
+            parameter_norm=float(np.linalg.norm(before.parameters)),
+            exhausted=exhausted,
+            trouble=tried.point.trouble,
+        )
+
+    def parameters(self) -> FloatArray:
+        """The best point."""
+        return self.best.parameters
+
+    def linear_solver(self) -> tuple[str, str]:
+        """There is none."""
+        return "none", "The method takes gradients only."
+
+    def kernels(self) -> tuple[KernelSummary, ...]:
+        """Generated kernels."""
+        return self.run.source.kernels()
+
+    def close(self) -> None:
+        """Free the source."""
+        self.run.source.close()
