@@ -62,13 +62,16 @@ METHODS: Mapping[str, Method | GradientMethod] = MappingProxyType(
 
 
 def check_method(
-    method: str, options: SolverOptions | None, linear_solver: str = "auto"
+    method: str,
+    options: SolverOptions | None,
+    linear_solver: str = "auto",
+    precision: str = "auto",
 ) -> SolverOptions:
     """The options to use.
 
     Raises:
-        InputError: an unknown method, options of another one, or a linear solver for a method that
-            has no use for it.
+        InputError: an unknown method, options of another one, or a linear solver or a precision of
+            Jacobians for a method that has no use for it.
     """
     if method not in METHODS:
         raise InputError(f"method={method!r} is unknown; expected one of {', '.join(METHODS)}")
@@ -77,6 +80,11 @@ def check_method(
         raise InputError(
             f"linear_solver={linear_solver!r}: method={method!r} solves no linear systems; "
             "expected 'auto'"
+        )
+    if precision == "mixed" and isinstance(METHODS[method], GradientMethod):
+        raise InputError(
+            f"precision='mixed' means Jacobians in float32, and method={method!r} forms none; "
+            "expected 'float32' or 'float64'"
         )
     if options is None:
         return expected()

@@ -75,7 +75,7 @@ def solve(
         NotImplementedError: a method or option that is not available yet.
     """
     check_linear_solver(linear_solver)
-    chosen = check_method(method, options, linear_solver)
+    chosen = check_method(method, options, linear_solver, precision)
     if not isinstance(problem, Problem):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"problem: got {type(problem).__name__}, expected an ag.Problem")
     if callback is not None and not callable(callback):

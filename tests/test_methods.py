@@ -248,6 +248,8 @@ def test_heavy_ball_takes_the_steps_of_polyak_and_survives_a_rate_too_large() ->
 def test_a_linear_solver_is_refused_where_there_is_no_linear_system(method: str) -> None:
     with pytest.raises(ag.InputError, match=f"method='{method}' solves no linear systems"):
         ag.solve(rosenbrock(), method=method, linear_solver="pcg")
+    with pytest.raises(ag.InputError, match=f"method='{method}' forms none"):
+        ag.solve(rosenbrock(), method=method, precision="mixed")
 
 
 # -- degenerate problems -----------------------------------------------------------------------
