@@ -51,7 +51,8 @@ def _accumulate(b: Builder, old: _Adjoint | None, new: _Adjoint) -> _Adjoint:
     value = b.apply("add", _settled(b, old), _settled(b, new))
     if old.mask is None or new.mask is None:
         return _Adjoint(value, None)
-    return _Adjoint(value, b.apply("logical_or", old.mask, new.mask))
+    either = b.apply("logical_or", old.mask, new.mask)
+    return _Adjoint(value, None if b.literal(either) is True else either)
 
 
 def _partials(m: SymbolicAlgebra, node: Node, k: int) -> tuple[int, ...]:

@@ -276,6 +276,10 @@ def _and(b: Builder, args: tuple[int, ...]) -> int | None:
         known = b.literal(p)
         if known is not None:
             return q if known else b.constant(False)
+        if _negates(b, p, q):
+            return b.constant(False)
+        if b.nodes[q].op in ("logical_and", "logical_or") and p in b.nodes[q].args:
+            return q if b.nodes[q].op == "logical_and" else p
     return _same(b, args)
 
 
@@ -284,7 +288,16 @@ def _or(b: Builder, args: tuple[int, ...]) -> int | None:
         known = b.literal(p)
         if known is not None:
             return b.constant(True) if known else q
+        if _negates(b, p, q):
+            return b.constant(True)
+        if b.nodes[q].op in ("logical_and", "logical_or") and p in b.nodes[q].args:
+            return p if b.nodes[q].op == "logical_and" else q
     return _same(b, args)
+
+
+def _negates(b: Builder, p: int, q: int) -> bool:
+    row = b.nodes[q]
+    return row.op == "logical_not" and row.args[0] == p
 
 
 def _not(b: Builder, args: tuple[int, ...]) -> int | None:

@@ -98,6 +98,18 @@ def _shared_root(x: Any) -> Any:
     return ag.where(x > 0, root, ag.where(x > 5, root * root, -x))
 
 
+def test_masks_of_both_arms_end_where_they_meet() -> None:
+    """What both arms use is used always: no mask travels on below it."""
+
+    def both(x: Any) -> Any:
+        shared = ag.exp(ag.sin(ag.log(x)))
+        return ag.where(x > 2.0, ag.sqrt(shared), shared * shared)
+
+    counts = dict(ag.jacobian(ag.trace(both, 1)).stats.by_op)
+    assert "logical_or" not in counts
+    assert counts["where"] <= 2
+
+
 def test_second_derivative_behind_a_where() -> None:
     graph = ag.trace(lambda x: ag.where(x > 0, x * ag.log(x), x * x), 1)
     second = ag.hessian(graph)

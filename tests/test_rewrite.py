@@ -73,10 +73,10 @@ def _operand_shapes(b: Builder, x: int, y: int) -> list[int]:
 
 
 def _conditions(b: Builder, x: int, y: int) -> list[int]:
-    less = b.apply("lt", x, y)
+    less, positive = b.apply("lt", x, y), b.apply("gt", x, b.constant(0.0))
     return [
-        less, b.apply("logical_not", less), b.constant(True), b.constant(False),
-        b.apply("gt", x, b.constant(0.0)),
+        less, b.apply("logical_not", less), b.constant(True), b.constant(False), positive,
+        b.apply("logical_and", less, positive), b.apply("logical_or", positive, less),
     ]  # fmt: skip
 
 
@@ -149,6 +149,10 @@ def _single(fn: Callable[..., Any], *widths: int) -> str:
         (lambda x, y: ag.minimum(x, x), "x"),
         (lambda x, y: ag.where(x < y, x, x), "x"),
         (lambda x, y: ag.where(~(x < y), x, y), "where(lt(x, y), y, x)"),
+        (lambda x, y: ag.where((x < y) | ~(x < y), x, y), "x"),
+        (lambda x, y: ag.where(~(x < y) & (x < y), x, y), "y"),
+        (lambda x, y: ag.where((x < y) | ((x < y) & (x > 0)), x, y), "where(lt(x, y), x, y)"),
+        (lambda x, y: ag.where((x > 0) & ((x < y) | (x > 0)), x, y), "where(gt(x, 0.0), x, y)"),
         (lambda x, y: ag.sin(ag.abs(x - x) + 1.0), repr(math.sin(1.0))),
         (lambda x, y: x * y + x * x, "mul(x, add(y, x))"),
     ],
