@@ -285,6 +285,18 @@ class Graph:
         ops = sum(bool(node.args) for node in self.nodes)
         return f"Graph({self.name}({arguments}) -> {self.output_shape}, {ops} ops)"
 
+    def _repr_latex_(self) -> str | None:
+        """Equations, for notebooks."""
+        from .drawing import latex
+
+        return latex(self)
+
+    def _repr_svg_(self) -> str | None:
+        """A drawing of nodes and edges, for notebooks."""
+        from .drawing import svg
+
+        return svg(self)
+
     def __str__(self) -> str:
         names = [f"v{k}" for k in range(len(self.nodes))]
         lines = [repr(self)]
