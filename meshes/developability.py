@@ -24,6 +24,7 @@ the covariance energy and the combinatorial energy. The other four are defined h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -36,6 +37,7 @@ Ring: TypeAlias = Any
 # Added to a product of two eigenvalues, each at most 2π: far below what matters, and more than
 # the square of a float32 rounding, so a flat star gives 0 / 1e-12 and not 0 / 0.
 _FLAT = 1e-12
+_THIRD_OF_A_TURN = 2.0 * math.pi / 3.0
 
 
 def star(p: Vec3, ring: Ring) -> tuple[list[Vec3], list[Scalar]]:
@@ -62,6 +64,66 @@ def _second_moment(vectors: list[Vec3], weights: list[Scalar]) -> tuple[Scalar, 
         ag.sum([w * (v[i] * v[j]) for v, w in zip(vectors, weights, strict=True)])
         for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
     )
+
+
+def _invariants(p: Vec3, ring: Ring) -> tuple[Scalar, Scalar, Scalar]:
+    """Trace, sum of principal 2 × 2 minors and determinant of Σ θ N Nᵀ.
+
+    C = S + Σθ · mean meanᵀ with S about the mean: computed from S, which is small where normals are
+    nearly equal, as they are on every fine mesh, nothing cancels.
+    """
+    normals, angles = star(p, ring)
+    total = ag.sum(angles)
+    mean = ag.sum([t * n for n, t in zip(normals, angles, strict=True)]) / total
+    spread = _second_moment([n - mean for n in normals], angles)
+    a, b, c, d, e, f = spread
+    adjugate = (
+        d * f - e * e,
+        c * e - b * f,
+        b * e - c * d,
+        a * f - c * c,
+        b * c - a * e,
+        a * d - b * b,
+    )
+    squared = ag.dot(mean, mean)
+    minors = adjugate[0] + adjugate[3] + adjugate[5]
+    minors = minors + total * ((a + d + f) * squared - _quadratic(spread, mean))
+    determinant = a * adjugate[0] + b * adjugate[1] + c * adjugate[2]
+    return (
+        a + d + f + total * squared,
+        minors,
+        determinant + total * _quadratic(adjugate, mean),
+    )
+
+
+def covariance_eigenvalue(p: Vec3, ring: Ring) -> Scalar:
+    """Smallest eigenvalue λ₁ of Σ θ N Nᵀ, in radians: 0 where the normals lie in a plane.
+
+    Its error is a few roundings of λ₁ itself, not of the largest eigenvalue; half of the digits
+    are lost where λ₁ and λ₂ coincide. Not differentiable there; the gradient is finite.
+
+    Source: Stein, Grinspun and Crane 2018, §4.1, the covariance energy; eigenvalues by Smith 1961,
+    Eigenvalues of a symmetric 3 × 3 matrix.
+    """
+    trace, minors, determinant = _invariants(p, ring)
+    q = trace / 3.0
+    squared = (trace * trace - 3.0 * minors) / 9.0
+    spread = ag.sqrt(ag.maximum(squared, _FLAT))
+    skew = 2.0 * trace * trace * trace - 9.0 * trace * minors + 27.0 * determinant
+    r = ag.clip(skew / (54.0 * spread * spread * spread), -1.0, 1.0)
+    angle = ag.acos(r) / 3.0
+    # r > 0: the largest is apart. It is well conditioned, and leaves a quadratic for the others.
+    largest = q + 2.0 * spread * ag.cos(angle)
+    product = determinant / largest
+    sum_of_two = (minors - product) / largest
+    root = ag.sqrt(ag.maximum(sum_of_two * sum_of_two - 4.0 * product, 0.0))
+    divisor = sum_of_two + root
+    curved = divisor > 0.0
+    of_quadratic = ag.where(curved, 2.0 * product / ag.where(curved, divisor, 1.0), 0.0)
+    # r < 0: the smallest is apart. λ₁ = det / (λ₂ λ₃) keeps the digits that q + … has lost.
+    rough = q + 2.0 * spread * ag.cos(angle + _THIRD_OF_A_TURN)
+    apart = determinant / (minors - rough * (trace - rough) + _FLAT)
+    return ag.where(r > 0.0, of_quadratic, apart)
 
 
 def combinatorial_bipartition(p: Vec3, ring: Ring) -> Scalar:
@@ -165,25 +227,8 @@ def differentiable_plane_alignment(p: Vec3, ring: Ring) -> Scalar:
 
     Defined here.
     """
-    normals, angles = star(p, ring)
-    total = ag.sum(angles)
-    mean = ag.sum([t * n for n, t in zip(normals, angles, strict=True)]) / total
-    # C = S + total · mean meanᵀ with S about the mean: det C and e₂ from the small S do not cancel
-    # where normals are nearly equal, as they are on every fine mesh.
-    a, b, c, d, e, f = _second_moment([n - mean for n in normals], angles)
-    x, y, z = mean
-    minors = (
-        d * f - e * e,
-        c * e - b * f,
-        b * e - c * d,
-        a * f - c * c,
-        b * c - a * e,
-        a * d - b * b,
-    )
-    determinant = a * minors[0] + b * minors[1] + c * minors[2]
-    det = determinant + total * _quadratic(minors, mean)
-    across = (a + d + f) * (x * x + y * y + z * z) - _quadratic((a, b, c, d, e, f), mean)
-    return det / (minors[0] + minors[3] + minors[5] + total * across + _FLAT)
+    _, minors, determinant = _invariants(p, ring)
+    return determinant / (minors + _FLAT)
 
 
 def _quadratic(upper: tuple[Scalar, ...], d: Vec3) -> Scalar:
@@ -217,6 +262,7 @@ def _widest(
 
 
 ENERGIES: dict[str, Callable[[Vec3, Ring], Scalar]] = {
+    "covariance eigenvalue": covariance_eigenvalue,
     "combinatorial bipartition": combinatorial_bipartition,
     "bimodal variance": bimodal_variance,
     "alignment": alignment,
