@@ -69,6 +69,7 @@ class MixedEngine:
     def linear_solver(self) -> tuple[str, str]:
         """What solves the linear systems, and where the precision of their matrix changed."""
         name, why = self._engine.linear_solver()
+        why = why.rstrip(".")
         if self._moved_at is None:
             return name, f"{why}; Jacobians in float32 throughout"
         return name, (

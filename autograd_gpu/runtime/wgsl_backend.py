@@ -112,6 +112,11 @@ class WgslSession(SessionContext):
         """Device and API."""
         return self._device.name
 
+    @property
+    def runner(self) -> ProgramRunner:
+        """The program with its buffers; owned by this session."""
+        return self._runner
+
     def sources(self) -> Sequence[Source]:
         """Generated text of each distinct kernel."""
         return tuple(self._sources.values())
