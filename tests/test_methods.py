@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from more_garbow_hillstrom import LISTED
 
 import autograd_gpu as ag
 from autograd_gpu.runtime.choice import choose_backend
@@ -67,48 +68,21 @@ def test_known_minima(name: str, method: str) -> None:
     assert true_cost(problem, solution) == pytest.approx(solution.cost, rel=1e-12)
 
 
-def powell_singular(x: Any) -> list[Any]:
-    return [
-        x[0] + 10.0 * x[1],
-        5.0**0.5 * (x[2] - x[3]),
-        (x[1] - 2.0 * x[2]) ** 2,
-        10.0**0.5 * (x[0] - x[3]) ** 2,
-    ]
-
-
-def freudenstein_roth(x: Any) -> list[Any]:
-    return [
-        x[0] - 13.0 + ((5.0 - x[1]) * x[1] - 2.0) * x[1],
-        x[0] - 29.0 + ((x[1] + 1.0) * x[1] - 14.0) * x[1],
-    ]
-
-
-def beale(x: Any) -> list[Any]:
-    return [y - x[0] * (1.0 - x[1] ** k) for k, y in ((1, 1.5), (2, 2.25), (3, 2.625))]
-
-
-# Moré, Garbow, Hillstrom 1981; start, and Σr² at the minima that the paper lists.
-CLASSICS: dict[str, tuple[Callable[[Any], list[Any]], list[float], list[float]]] = {
-    "rosenbrock": (
-        lambda p: [10.0 * (p[1] - p[0] ** 2), 1.0 - p[0]], [-1.2, 1.0], [0.0],
-    ),
-    "powell singular": (powell_singular, [3.0, -1.0, 0.0, 1.0], [0.0]),
-    "freudenstein and roth": (freudenstein_roth, [0.5, -2.0], [0.0, 48.98425367924]),
-    "beale": (beale, [1.0, 1.0], [0.0]),
-}  # fmt: skip
+CLASSICS = ("rosenbrock", "powell singular", "freudenstein and roth", "beale")
 
 
 @pytest.mark.parametrize("method", SECOND_ORDER)
 @pytest.mark.parametrize("name", CLASSICS)
 def test_classic_problems(name: str, method: str) -> None:
-    fn, start, minima = CLASSICS[name]
+    listed = LISTED[name]
     options = options_of(
         method, function_tolerance=1e-14, gradient_tolerance=1e-12, parameter_tolerance=1e-14,
         max_iterations=500,
     )  # fmt: skip
-    solution = ag.solve(one_block(fn, start), method=method, backend="numpy", options=options)
+    solution = ag.solve(listed.problem(), method=method, backend="numpy", options=options)
     assert solution.success, solution.report()
-    assert min(abs(2.0 * solution.cost - m) for m in minima) < 1e-9, solution.report()
+    total = 2.0 * solution.cost
+    assert any(total == pytest.approx(m, rel=1e-6, abs=1e-9) for m in listed.minima), total
 
 
 @pytest.mark.parametrize("line_search", ["backtracking", "strong-wolfe"])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from more_garbow_hillstrom import LISTED
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
@@ -287,53 +288,25 @@ def test_progress_on_a_terminal_and_on_a_pipe(
 # -- classic problems --------------------------------------------------------------------------
 
 
-def powell_singular(x: Any) -> list[Any]:
-    return [
-        x[0] + 10.0 * x[1],
-        5.0**0.5 * (x[2] - x[3]),
-        (x[1] - 2.0 * x[2]) ** 2,
-        10.0**0.5 * (x[0] - x[3]) ** 2,
-    ]
-
-
-def beale(x: Any) -> list[Any]:
-    return [y - x[0] * (1.0 - x[1] ** k) for k, y in ((1, 1.5), (2, 2.25), (3, 2.625))]
-
-
-def helical_valley(x: Any) -> list[Any]:
-    angle = ag.atan2(x[1], x[0]) / (2.0 * np.pi)
-    return [10.0 * (x[2] - 10.0 * angle), 10.0 * (ag.hypot(x[0], x[1]) - 1.0), x[2]]
-
-
-def brown_badly_scaled(x: Any) -> list[Any]:
-    return [x[0] - 1e6, x[1] - 2e-6, x[0] * x[1] - 2.0]
-
-
-CLASSICS: dict[str, tuple[Callable[[Any], list[Any]], list[float], list[float], float]] = {
-    # Moré, Garbow, Hillstrom 1981, Testing unconstrained optimization software: start, minimum,
-    # and how close one gets (Powell's Hessian is singular there: half the digits).
-    "rosenbrock": (
-        lambda p: [10.0 * (p[1] - p[0] ** 2), 1.0 - p[0]], [-1.2, 1.0], [1.0, 1.0], 1e-10,
-    ),
-    "powell singular": (powell_singular, [3.0, -1.0, 0.0, 1.0], [0.0] * 4, 1e-4),
-    "beale": (beale, [1.0, 1.0], [3.0, 0.5], 1e-10),
-    "helical valley": (helical_valley, [-1.0, 1e-3, 0.0], [1.0, 0.0, 0.0], 1e-10),
-    "brown badly scaled": (brown_badly_scaled, [1.0, 1.0], [1e6, 2e-6], 1e-6),
-}  # fmt: skip
+CLASSICS: dict[str, tuple[list[float], float]] = {
+    # Minimum, and how close one gets (Powell's Hessian is singular there: half the digits).
+    "rosenbrock": ([1.0, 1.0], 1e-10),
+    "powell singular": ([0.0] * 4, 1e-4),
+    "beale": ([3.0, 0.5], 1e-10),
+    "helical valley": ([1.0, 0.0, 0.0], 1e-10),
+    "brown badly scaled": ([1e6, 2e-6], 1e-6),
+}
 
 
 @pytest.mark.parametrize("damping", ["diagonal", "one-plus-norm", "identity"])
 @pytest.mark.parametrize("name", CLASSICS)
 def test_classic_problems(name: str, damping: str) -> None:
-    fn, start, minimum, close = CLASSICS[name]
-    problem = ag.Problem()
-    x = problem.parameters("x", [start])
-    problem.add_residuals(fn, x, name="classic")
+    minimum, close = CLASSICS[name]
     options = Options(
         damping=damping, function_tolerance=0.0, gradient_tolerance=1e-15,
         parameter_tolerance=1e-15, max_iterations=500,
     )  # fmt: skip
-    solution = ag.solve(problem, backend="numpy", options=options)
+    solution = ag.solve(LISTED[name].problem(), backend="numpy", options=options)
     assert solution.cost < 1e-14, solution.report()
     assert solution.values["x"][0] == pytest.approx(minimum, rel=close, abs=close)
 
