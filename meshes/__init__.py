@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 from autograd_gpu.meshes import developability, energies
+from autograd_gpu.meshes.conversion import (
+    from_meshio,
+    from_pyvista,
+    from_trimesh,
+    to_meshio,
+    to_polyscope,
+    to_pyvista,
+    to_trimesh,
+)
+from autograd_gpu.meshes.defects import Defects, Repair, repair
 from autograd_gpu.meshes.files import load, save
-from autograd_gpu.meshes.generators import grid, icosphere
+from autograd_gpu.meshes.generators import box, cylinder, disk, grid, icosphere, torus
 from autograd_gpu.meshes.mesh import Mesh
-
-from_trimesh = Mesh.from_trimesh
+from autograd_gpu.meshes.quality import Quality
 
 __all__ = [
+    "Defects",
     "Mesh",
+    "Quality",
+    "Repair",
+    "box",
+    "cylinder",
     "developability",
+    "disk",
     "energies",
+    "from_meshio",
+    "from_pyvista",
     "from_trimesh",
     "grid",
     "icosphere",
     "load",
+    "repair",
     "save",
+    "to_meshio",
+    "to_polyscope",
+    "to_pyvista",
+    "to_trimesh",
+    "torus",
 ]

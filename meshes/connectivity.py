@@ -67,6 +67,20 @@ def collapsed_faces(faces: IntArray) -> IntArray:
     return np.flatnonzero((a == b) | (b == c) | (c == a))
 
 
+def require_distinct_corners(faces: IntArray, operation: str) -> None:
+    """Raise where a face names a vertex twice.
+
+    Raises:
+        MeshError: names the faces.
+    """
+    collapsed = collapsed_faces(faces)
+    if len(collapsed):
+        raise MeshError(
+            f"{operation}: {len(collapsed)} faces name a vertex twice: faces "
+            f"{first_few(collapsed)}; remove them (mesh.repaired(remove=True))"
+        )
+
+
 def require_manifold_edges(sides: HalfEdges, faces: IntArray, operation: str) -> None:
     """Raise unless every edge has one face, or two faces that traverse it in opposite ways.
 
@@ -74,12 +88,7 @@ def require_manifold_edges(sides: HalfEdges, faces: IntArray, operation: str) ->
         MeshError: a face names a vertex twice, an edge has three or more faces, or the two faces
             of an edge are oriented differently; names the faces or edges.
     """
-    collapsed = collapsed_faces(faces)
-    if len(collapsed):
-        raise MeshError(
-            f"{operation}: {len(collapsed)} faces name a vertex twice: faces "
-            f"{first_few(collapsed)}; remove them"
-        )
+    require_distinct_corners(faces, operation)
     count = len(sides.edges)
     ahead = np.bincount(sides.edge[sides.forward], minlength=count)
     uses = np.bincount(sides.edge, minlength=count)
@@ -88,14 +97,14 @@ def require_manifold_edges(sides: HalfEdges, faces: IntArray, operation: str) ->
         raise MeshError(
             f"{operation}: {len(crowded)} edges have three or more faces, expected one or two: "
             f"vertex pairs {first_few(sides.edges[crowded])}; split the mesh there, or remove the "
-            "extra faces"
+            "extra faces (mesh.repaired(split=True) gives every sheet its own vertices)"
         )
     twisted = np.flatnonzero((uses == 2) & (ahead != 1))
     if len(twisted):
         raise MeshError(
             f"{operation}: the two faces at {len(twisted)} edges are oriented differently: vertex "
             f"pairs {first_few(sides.edges[twisted])}; orient all faces the same way "
-            "(trimesh.repair.fix_winding does it)"
+            "(mesh.repaired(orient=True) does it)"
         )
 
 
@@ -225,3 +234,42 @@ def boundary_loops(sides: HalfEdges, fans: Fans, vertex_count: int) -> tuple[Int
     for loop in loops:
         loop.setflags(write=False)
     return tuple(loops)
+
+
+def corner_fans(faces: IntArray, vertex_count: int) -> tuple[IntArray, IntArray]:
+    """Give every fan of faces its own vertex: (m, 3) faces, and the old vertex of each new one.
+
+    Faces stay joined only at edges that have exactly two of them, oriented alike. Each vertex
+    keeps its number for the fan of its smallest corner; further fans get numbers from
+    ``vertex_count`` on, in the order of their smallest corners (3f + c).
+    """
+    from scipy import sparse
+
+    sides = half_edges(faces, vertex_count)
+    uses = np.bincount(sides.edge, minlength=len(sides.edges))
+    ahead = np.bincount(sides.edge[sides.forward], minlength=len(sides.edges))
+    joined = ((uses == 2) & (ahead == 1))[sides.edge]
+    # Where each side begins and ends, as corners, in the order of `half_edges`.
+    rows = np.arange(len(faces)) * 3
+    begin = np.concatenate([rows + k for k in range(3)])
+    end = np.concatenate([rows + (k + 1) % 3 for k in range(3)])
+    proper = np.concatenate([faces[:, k] != faces[:, (k + 1) % 3] for k in range(3)])
+    begin, end = begin[proper], end[proper]
+    order = np.flatnonzero(joined)[np.argsort(sides.edge[joined], kind="stable")].reshape(-1, 2)
+    first, second = order.T
+    links = np.concatenate(
+        [np.stack([begin[first], end[second]]), np.stack([end[first], begin[second]])], axis=1
+    )
+    count = faces.size
+    graph = sparse.coo_array((np.ones(links.shape[1]), tuple(links)), shape=(count, count))
+    fan = sparse.csgraph.connected_components(graph, directed=False)[1]
+    _, smallest, fan = np.unique(fan, return_index=True, return_inverse=True)
+    owner = faces.reshape(-1)[smallest]
+    by_corner = np.argsort(smallest, kind="stable")
+    keeps = np.zeros(len(owner), dtype=np.bool_)
+    keeps[by_corner[np.unique(owner[by_corner], return_index=True)[1]]] = True
+    number = np.array(owner)
+    further = by_corner[~keeps[by_corner]]
+    number[further] = vertex_count + np.arange(len(further))
+    old = np.concatenate([np.arange(vertex_count), owner[further]])
+    return number[fan].reshape(-1, 3), old

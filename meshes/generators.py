@@ -6,9 +6,12 @@ import math
 import operator
 
 import numpy as np
+import numpy.typing as npt
 
 from autograd_gpu.errors import InputError
 from autograd_gpu.meshes.mesh import Mesh
+
+IntArray = npt.NDArray[np.int64]
 
 LARGEST_ICOSPHERE = 10
 
@@ -46,9 +49,7 @@ def grid(rows: int, columns: int, width: float = 1.0, height: float = 1.0) -> Me
     """
     rows = _count("grid", "rows", rows, 1)
     columns = _count("grid", "columns", columns, 1)
-    for name, size in (("width", width), ("height", height)):
-        if not (math.isfinite(size) and size > 0):
-            raise InputError(f"grid: {name} is {size}, expected a positive finite length")
+    _require_lengths("grid", width=width, height=height)
     y, x = np.meshgrid(
         np.linspace(0.0, height, rows + 1), np.linspace(0.0, width, columns + 1), indexing="ij"
     )
@@ -58,6 +59,140 @@ def grid(rows: int, columns: int, width: float = 1.0, height: float = 1.0) -> Me
     c, d = number[1:, 1:], number[1:, :-1]
     faces = np.stack([a, b, c, a, c, d], axis=-1).reshape(-1, 3)
     return Mesh(vertices, faces)
+
+
+def disk(rings: int, radius: float = 1.0) -> Mesh:
+    """Disk around the origin in the plane z = 0, of nearly equilateral triangles.
+
+    Ring k of 1 … ``rings`` has 6k vertices at distance k/rings of the radius, so there are
+    1 + 3 rings (rings + 1) vertices, the centre first, and 6 rings² faces. Normals point to +z.
+
+    Raises:
+        InputError: ``rings`` is not an integer of at least 1, or the radius not positive.
+    """
+    rings = _count("disk", "rings", rings, 1)
+    _require_lengths("disk", radius=radius)
+    points, faces = [np.zeros((1, 3))], list[IntArray]()
+    for k in range(1, rings + 1):
+        angle = 2.0 * np.pi * np.arange(6 * k) / (6 * k)
+        circle = np.column_stack([np.cos(angle), np.sin(angle), np.zeros(6 * k)])
+        points.append(radius * k / rings * circle)
+        # In each of six sectors, k edges of this ring face k - 1 edges of the one inside.
+        sector, step = np.divmod(np.arange(6 * k), k)
+        outer, inner = 1 + 3 * k * (k - 1), 1 + 3 * (k - 1) * (k - 2)
+        around = max(6 * (k - 1), 1)
+        first = (0 if k == 1 else inner) + (sector * (k - 1) + step) % around
+        here, after = outer + np.arange(6 * k), outer + (np.arange(6 * k) + 1) % (6 * k)
+        faces.append(np.column_stack([here, after, first]))
+        between = step < k - 1
+        second = inner + (sector * (k - 1) + step + 1) % around
+        faces.append(np.column_stack([after, second, first])[between])
+    return Mesh(np.concatenate(points), np.concatenate(faces))
+
+
+def cylinder(
+    around: int, along: int, radius: float = 1.0, height: float = 1.0, caps: bool = True
+) -> Mesh:
+    """Cylinder about the z axis, from z = 0 to ``height``, normals outward.
+
+    Args:
+        around: vertices of every circle, at least 3.
+        along: bands between bottom and top.
+        radius: units of length.
+        height: units of length.
+        caps: close bottom and top by a fan around a vertex on the axis. Vertex (c, r) of the wall
+            has number c·around + r, c counting upwards; then come the centres, bottom and top.
+
+    Raises:
+        InputError: a count is not an integer or too small, or a size not positive and finite.
+    """
+    around, along = _count("cylinder", "around", around, 3), _count("cylinder", "along", along, 1)
+    _require_lengths("cylinder", radius=radius, height=height)
+    angle = 2.0 * np.pi * np.arange(around) / around
+    z, phi = np.meshgrid(np.linspace(0.0, height, along + 1), angle, indexing="ij")
+    wall = np.stack([radius * np.cos(phi), radius * np.sin(phi), z], axis=-1).reshape(-1, 3)
+    faces = _band(along, around)
+    if not caps:
+        return Mesh(wall, faces)
+    r, n = np.arange(around), len(wall)
+    following, top = (r + 1) % around, n - around
+    bottom_fan = np.column_stack([np.full(around, n), following, r])
+    top_fan = np.column_stack([np.full(around, n + 1), top + r, top + following])
+    centres = [[0.0, 0.0, 0.0], [0.0, 0.0, height]]
+    return Mesh(np.concatenate([wall, centres]), np.concatenate([faces, bottom_fan, top_fan]))
+
+
+def torus(around: int, across: int, radius: float = 1.0, thickness: float = 0.4) -> Mesh:
+    """Torus about the z axis, normals outward.
+
+    Args:
+        around: vertices along the axis circle, at least 3.
+        across: vertices of the tube's circle, at least 3.
+        radius: of the axis circle.
+        thickness: radius of the tube, below ``radius``.
+
+    Raises:
+        InputError: a count is not an integer or too small, a size not positive and finite, or the
+            tube meets itself.
+    """
+    around, across = _count("torus", "around", around, 3), _count("torus", "across", across, 3)
+    _require_lengths("torus", radius=radius, thickness=thickness)
+    if thickness >= radius:
+        raise InputError(
+            f"torus: thickness is {thickness}, expected less than the radius {radius}: the tube "
+            "would meet itself"
+        )
+    v, u = np.meshgrid(
+        2.0 * np.pi * np.arange(across) / across,
+        2.0 * np.pi * np.arange(around) / around,
+        indexing="ij",
+    )
+    distance = radius + thickness * np.cos(v)
+    points = np.stack([distance * np.cos(u), distance * np.sin(u), thickness * np.sin(v)], axis=-1)
+    return Mesh(points.reshape(-1, 3), _band(across, around) % (across * around))
+
+
+def box(cells: int = 1, size: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Mesh:
+    """Axis-parallel box around the origin, ``cells`` × ``cells`` squares a side, normals outward.
+
+    6 cells² + 2 vertices, 12 cells² faces. Corners and edges are shared, so the mesh is closed.
+
+    Raises:
+        InputError: ``cells`` is not an integer of at least 1, or a size not positive and finite.
+    """
+    cells = _count("box", "cells", cells, 1)
+    if len(size) != 3:
+        raise InputError(f"box: size is {size}, expected three lengths")
+    _require_lengths("box", **dict(zip("xyz", size, strict=True)))
+    plate = grid(cells, cells, float(cells), float(cells))
+    flat, at = np.rint(plate.vertices).astype(np.int64), np.arange(3)
+    places, faces = list[IntArray](), list[IntArray]()
+    for axis in range(3):
+        for top in (False, True):
+            place = np.roll(
+                np.column_stack([flat[:, :2], np.full(len(flat), cells * top)]), axis, 1
+            )
+            places.append(place)
+            turned = plate.faces[:, at if top else at[::-1]]
+            faces.append(turned + len(flat) * len(faces))
+    # Positions are integers, so vertices shared by sides are found exactly.
+    unique, number = np.unique(np.concatenate(places), axis=0, return_inverse=True)
+    vertices = (unique / cells - 0.5) * np.asarray(size, dtype=np.float64)
+    return Mesh(vertices, number.reshape(-1)[np.concatenate(faces)])
+
+
+def _band(rows: int, columns: int) -> IntArray:
+    """Faces of rows of cells that close around; vertex (r, c) has number r·columns + c."""
+    r, c = np.divmod(np.arange(rows * columns), columns)
+    a, b = r * columns + c, r * columns + (c + 1) % columns
+    d, e = a + columns, b + columns
+    return np.stack([a, b, e, a, e, d], axis=-1).reshape(-1, 3)
+
+
+def _require_lengths(function: str, **sizes: float) -> None:
+    for name, size in sizes.items():
+        if not (math.isfinite(size) and size > 0):
+            raise InputError(f"{function}: {name} is {size}, expected a positive finite length")
 
 
 def _count(function: str, name: str, value: int, smallest: int) -> int:

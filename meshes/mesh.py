@@ -13,6 +13,9 @@ import numpy.typing as npt
 from autograd_gpu.errors import IndexRangeError, InputError, MeshError, ShapeError
 from autograd_gpu.meshes import connectivity
 from autograd_gpu.meshes.connectivity import first_few
+from autograd_gpu.meshes.defects import Defects, find_defects, repair
+from autograd_gpu.meshes.quality import Quality, measure_quality
+from autograd_gpu.meshes.refinement import refine, subdivide_loop
 from autograd_gpu.ragged import Ragged
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,17 +53,19 @@ class Mesh:
         return f"Mesh({len(self.vertices)} vertices, {len(self.faces)} faces)"
 
     @cached_property
-    def _sides(self) -> connectivity.HalfEdges:
+    def sides(self) -> connectivity.HalfEdges:
+        """The directed sides of all faces: what everything else about connectivity is made of."""
         return connectivity.half_edges(self.faces, len(self.vertices))
 
     @cached_property
-    def _fans(self) -> connectivity.Fans:
-        return connectivity.vertex_fans(self._sides, self.directed_edges, len(self.vertices))
+    def fans(self) -> connectivity.Fans:
+        """Neighbours of every vertex, chained counter-clockwise."""
+        return connectivity.vertex_fans(self.sides, self.directed_edges, len(self.vertices))
 
     @cached_property
     def edges(self) -> IntArray:
         """Vertex pairs i < j of all edges, (k, 2), in lexicographic order."""
-        return _read_only(self._sides.edges)
+        return _read_only(self.sides.edges)
 
     @cached_property
     def edge_lengths(self) -> FloatArray:
@@ -74,6 +79,16 @@ class Mesh:
         return _read_only(connectivity.directed_edges(self.edges))
 
     @cached_property
+    def face_edges(self) -> IntArray:
+        """Edge from corner k to corner k + 1 of every face, (m, 3), rows of ``edges``.
+
+        Raises:
+            MeshError: a face names a vertex twice.
+        """
+        connectivity.require_distinct_corners(self.faces, "Mesh.face_edges")
+        return _read_only(np.ascontiguousarray(self.sides.edge.reshape(3, -1).T))
+
+    @cached_property
     def dihedral_stencils(self) -> IntArray:
         """Vertices (a, b, c, d) of every interior edge a < b, (q, 4), sorted by (a, b).
 
@@ -84,8 +99,8 @@ class Mesh:
             MeshError: an edge has three or more faces, faces of an edge are oriented differently,
                 or a face names a vertex twice.
         """
-        connectivity.require_manifold_edges(self._sides, self.faces, "Mesh.dihedral_stencils")
-        return _read_only(connectivity.dihedral_stencils(self._sides))
+        connectivity.require_manifold_edges(self.sides, self.faces, "Mesh.dihedral_stencils")
+        return _read_only(connectivity.dihedral_stencils(self.sides))
 
     @cached_property
     def one_rings(self) -> Ragged:
@@ -95,12 +110,12 @@ class Mesh:
         the boundary; where several fans of faces meet in a vertex, they follow one another.
         Around a vertex at a non-manifold edge, neighbours come in ascending order.
         """
-        return connectivity.one_rings(self._fans, len(self.vertices))
+        return connectivity.one_rings(self.fans, len(self.vertices))
 
     @cached_property
     def boundary_vertices(self) -> IntArray:
         """Vertices of edges that have one face only, ascending."""
-        uses = np.bincount(self._sides.edge, minlength=len(self.edges))
+        uses = np.bincount(self.sides.edge, minlength=len(self.edges))
         return _read_only(np.unique(self.edges[uses == 1]))
 
     @cached_property
@@ -110,7 +125,7 @@ class Mesh:
         Left out are vertices on the boundary, at a non-manifold edge, where several fans meet, or
         without faces.
         """
-        fans = np.bincount(self._fans.origin[self._fans.place == 0], minlength=len(self.vertices))
+        fans = np.bincount(self.fans.origin[self.fans.place == 0], minlength=len(self.vertices))
         fans[self.boundary_vertices] = 0
         return _read_only(np.flatnonzero(fans == 1))
 
@@ -121,8 +136,8 @@ class Mesh:
         Raises:
             MeshError: as for ``dihedral_stencils``.
         """
-        connectivity.require_manifold_edges(self._sides, self.faces, "Mesh.boundary_loops")
-        return connectivity.boundary_loops(self._sides, self._fans, len(self.vertices))
+        connectivity.require_manifold_edges(self.sides, self.faces, "Mesh.boundary_loops")
+        return connectivity.boundary_loops(self.sides, self.fans, len(self.vertices))
 
     @cached_property
     def _area_vectors(self) -> FloatArray:
@@ -165,11 +180,76 @@ class Mesh:
         Source: Pinkall and Polthier 1993, Computing discrete minimal surfaces, §2.
         """
         self._require_area("Mesh.cotangent_weights")
-        sides = self._sides
+        sides = self.sides
         corner = self.vertices[sides.opposite]
         u, v = self.vertices[sides.origin] - corner, self.vertices[sides.target] - corner
         cotangents = np.einsum("ij,ij->i", u, v) / np.linalg.norm(np.cross(u, v), axis=1)
         return _read_only(0.5 * np.bincount(sides.edge, cotangents, minlength=len(self.edges)))
+
+    @cached_property
+    def corner_angles(self) -> FloatArray:
+        """Angle at every corner of every face, (m, 3), radians in [0, π]; 0 between no lengths."""
+        corners = self.vertices[self.faces]
+        u = np.roll(corners, -1, axis=1) - corners
+        v = np.roll(corners, 1, axis=1) - corners
+        crossed = np.linalg.norm(np.cross(u, v), axis=2)
+        return _read_only(np.arctan2(crossed, np.einsum("ijk,ijk->ij", u, v)))
+
+    @cached_property
+    def angle_defects(self) -> FloatArray:
+        """2π less the angles at every vertex, (n,), on the boundary π less; 0 without faces.
+
+        The integral of Gaussian curvature over the vertex's cell, geodesic on the boundary: over a
+        mesh without defects they sum to 2π times the Euler characteristic (Gauss–Bonnet).
+        """
+        n = len(self.vertices)
+        around = np.bincount(self.faces.ravel(), self.corner_angles.ravel(), minlength=n)
+        full = np.where(np.bincount(self.faces.ravel(), minlength=n) > 0, 2.0 * np.pi, 0.0)
+        full[self.boundary_vertices] = np.pi
+        return _read_only(full - around)
+
+    @cached_property
+    def mean_value_weights(self) -> FloatArray:
+        """(tan ½α + tan ½β) / ‖x_j − x_i‖ of every directed edge (i, j), (2k,), 1 / length.
+
+        α and β are the angles at i beside the edge, on the boundary one of them; in the order of
+        ``directed_edges``. Positive, unlike cotangent weights, and not symmetric.
+
+        Raises:
+            MeshError: a face has zero area.
+
+        Source: Floater 2003, Mean value coordinates, eq. 2.1.
+        """
+        self._require_area("Mesh.mean_value_weights")
+        half = np.tan(0.5 * self.corner_angles)
+        n = len(self.vertices)
+        keys = self.directed_edges[:, 0] * n + self.directed_edges[:, 1]
+        sums = np.zeros(len(keys))
+        for k in range(3):
+            for side in (1, 2):
+                pair = self.faces[:, k] * n + self.faces[:, (k + side) % 3]
+                np.add.at(sums, np.searchsorted(keys, pair), half[:, k])
+        i, j = self.directed_edges.T
+        return _read_only(sums / np.linalg.norm(self.vertices[j] - self.vertices[i], axis=1))
+
+    @cached_property
+    def face_gradients(self) -> FloatArray:
+        """What makes gradients over every face of values at its corners, (m, 2, 2), 1 / length.
+
+        Values u at the corners (a, b, c) have the gradient [u_b − u_a, u_c − u_a] G in the face's
+        own frame, whose first axis runs along ab; for a map to the plane that is its Jacobian.
+
+        Raises:
+            MeshError: a face has zero area.
+        """
+        self._require_area("Mesh.face_gradients")
+        a, b, c = (self.vertices[self.faces[:, k]] for k in range(3))
+        length = np.linalg.norm(b - a, axis=1)
+        along = np.einsum("ij,ij->i", c - a, b - a) / length
+        across = 2.0 * self.face_areas / length
+        zero = np.zeros_like(length)
+        rows = [[1.0 / length, -along / (length * across)], [zero, 1.0 / across]]
+        return _read_only(np.moveaxis(np.array(rows), -1, 0).copy())
 
     @cached_property
     def euler_characteristic(self) -> int:
@@ -177,6 +257,65 @@ class Mesh:
         used = np.zeros(len(self.vertices), dtype=np.bool_)
         used[self.faces] = True
         return int(used.sum()) - len(self.edges) + len(self.faces)
+
+    @cached_property
+    def flat_faces(self) -> IntArray:
+        """Faces of zero area up to rounding, ascending."""
+        corners = self.vertices[self.faces]
+        sides = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2)
+        longest = np.max(sides, axis=1, initial=0.0)
+        # Rounding of the cross product, and of the vertices themselves far from the origin.
+        size = longest + np.abs(corners).max(axis=(1, 2), initial=0.0)
+        rounding = 4.0 * float(np.finfo(np.float64).eps) * longest * size
+        return _read_only(np.flatnonzero(self.face_areas <= rounding))
+
+    def require_manifold(self) -> None:
+        """Raise unless every edge has one face, or two that are oriented alike.
+
+        Raises:
+            MeshError: names the edges or faces.
+        """
+        connectivity.require_manifold_edges(self.sides, self.faces, "Mesh.require_manifold")
+
+    def defects(self) -> Defects:
+        """Degenerate, duplicated, non-manifold and unreferenced parts, with counts and numbers."""
+        return find_defects(self)
+
+    def repaired(
+        self,
+        *,
+        merge: bool = False,
+        remove: bool = False,
+        orient: bool = False,
+        split: bool = False,
+    ) -> Mesh:
+        """A new mesh without the defects that are named; see ``meshes.repair``."""
+        return repair(self, merge=merge, remove=remove, orient=orient, split=split).mesh
+
+    def quality(self) -> Quality:
+        """Sizes, angles, valences and regularity; prints as a small table.
+
+        Raises:
+            MeshError: a face has zero area.
+        """
+        return measure_quality(self)
+
+    def refined(self, times: int = 1) -> Mesh:
+        """Every face split in four at edge midpoints, ``times`` times; old vertices come first.
+
+        Raises:
+            InputError: ``times`` is not an integer of at least 0.
+        """
+        return refine(self, times)
+
+    def loop_subdivided(self, times: int = 1) -> Mesh:
+        """Refine by Loop's scheme, which smooths.
+
+        Raises:
+            InputError: ``times`` is not an integer of at least 0.
+            MeshError: edges are not manifold.
+        """
+        return subdivide_loop(self, times)
 
     def require_nondegenerate(self) -> None:
         """Raise if a face has zero area (up to rounding).
@@ -187,16 +326,11 @@ class Mesh:
         self._require_area("Mesh.require_nondegenerate")
 
     def _require_area(self, operation: str) -> None:
-        corners = self.vertices[self.faces]
-        longest = np.max(np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2), axis=1)
-        # Rounding of the cross product, and of the vertices themselves far from the origin.
-        size = longest + np.abs(corners).max(axis=(1, 2), initial=0.0)
-        rounding = 4.0 * float(np.finfo(np.float64).eps) * longest * size
-        flat = np.flatnonzero(self.face_areas <= rounding)
+        flat = self.flat_faces
         if len(flat):
             raise MeshError(
                 f"{operation}: {len(flat)} of {len(self.faces)} faces have zero area: faces "
-                f"{first_few(flat)}; remove them (mesh.faces without these rows), or move their "
+                f"{first_few(flat)}; remove them (mesh.repaired(remove=True)), or move their "
                 "vertices apart"
             )
 
@@ -224,7 +358,7 @@ class Mesh:
         return cls(np.asarray(vertices), np.asarray(faces))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the mesh to an obj, ply, stl or off file (see ``meshes.save``)."""
+        """Write the mesh to an obj, ply, stl, off or gltf file (see ``meshes.save``)."""
         from autograd_gpu.meshes import files
 
         files.save(self, path)

@@ -13,7 +13,7 @@ import autograd_gpu as ag
 from autograd_gpu.later import LATER
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [page for page in ("docs/api.md", "README.md") if (ROOT / page).exists()]
+PAGES = [page for page in ("docs/api.md", "docs/meshes.md", "README.md") if (ROOT / page).exists()]
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"\bag\.([A-Za-z_]\w*)")

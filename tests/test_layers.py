@@ -43,7 +43,11 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"numpy"},
         {"scipy", "networkx", "sympy", "jax"},
     ),
-    "meshes": ({"language", "face", "meshes"}, {"numpy"}, {"scipy", "trimesh"}),
+    "meshes": (
+        {"language", "face", "meshes"},
+        {"numpy"},
+        {"scipy", "trimesh", "meshio", "pyvista", "polyscope"},
+    ),
     "demos": (
         {"language", "face", "meshes", "demos"},
         {"numpy"},

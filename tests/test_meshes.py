@@ -397,6 +397,6 @@ def test_load_refuses(tmp_path: Path, name, content, error, message):
 
 def test_save_refuses(tmp_path: Path):
     with pytest.raises(InputError, match="expected one of"):
-        save(icosphere(0), tmp_path / "mesh.glb")
+        save(icosphere(0), tmp_path / "mesh.step")
     with pytest.raises(InputError, match="no folder"):
         save(icosphere(0), tmp_path / "nowhere" / "mesh.obj")
