@@ -12,6 +12,28 @@ from typing import Any, TypeAlias
 import autograd_gpu as ag
 from autograd_gpu.geometry import dihedral_angle as dihedral_angle
 from autograd_gpu.geometry import triangle_area as triangle_area
+from autograd_gpu.meshes.energies_contact import close_pairs as close_pairs
+from autograd_gpu.meshes.energies_contact import landmark as landmark
+from autograd_gpu.meshes.energies_contact import plane_collision as plane_collision
+from autograd_gpu.meshes.energies_contact import point_to_plane as point_to_plane
+from autograd_gpu.meshes.energies_contact import self_repulsion as self_repulsion
+from autograd_gpu.meshes.energies_contact import tangent_point as tangent_point
+from autograd_gpu.meshes.energies_plane import conformal as conformal
+from autograd_gpu.meshes.energies_plane import flat_jacobian as flat_jacobian
+from autograd_gpu.meshes.energies_plane import isometric as isometric
+from autograd_gpu.meshes.energies_shape import enclosed_volume as enclosed_volume
+from autograd_gpu.meshes.energies_shape import equal_angles as equal_angles
+from autograd_gpu.meshes.energies_shape import quad_planarity as quad_planarity
+from autograd_gpu.meshes.energies_shape import tetrahedron_volume as tetrahedron_volume
+from autograd_gpu.meshes.energies_shape import volume as volume
+from autograd_gpu.meshes.energies_surface import bilaplacian_smoothing as bilaplacian_smoothing
+from autograd_gpu.meshes.energies_surface import cotangent_bilaplacian as cotangent_bilaplacian
+from autograd_gpu.meshes.energies_surface import cotangent_dirichlet as cotangent_dirichlet
+from autograd_gpu.meshes.energies_surface import laplacian_smoothing as laplacian_smoothing
+from autograd_gpu.meshes.energies_surface import shell_area as shell_area
+from autograd_gpu.meshes.energies_surface import shell_bending as shell_bending
+from autograd_gpu.meshes.energies_surface import shell_stretch as shell_stretch
+from autograd_gpu.meshes.energies_surface import willmore as willmore
 
 # Traced values and NumPy values alike; the widths are in the docstrings.
 Scalar: TypeAlias = Any
@@ -36,6 +58,19 @@ def edge_strain(p: Vec3, q: Vec3, rest: Scalar) -> Scalar:
     Not differentiable where p = q (the gradient is 0 there); not finite where rest = 0.
     """
     return ag.norm(q - p) / rest - 1.0
+
+
+def strain_limit(p: Vec3, q: Vec3, rest: Scalar, least: Scalar, most: Scalar) -> Scalar:
+    """How far the strain ‖q − p‖/rest − 1 of an edge lies above ``most`` or below ``least``.
+
+    0 between them, so a cloth may stretch a little for nothing and then not at all: give it a
+    large weight. Once differentiable; the gradient is 0 where p = q.
+
+    Source: Provot 1995, Deformation constraints in a mass-spring model to describe rigid cloth
+    behavior, as a penalty.
+    """
+    strain = edge_strain(p, q, rest)
+    return ag.relu(strain - most) - ag.relu(least - strain)
 
 
 def anchor(p: Vec3, target: Vec3, weight: Scalar) -> Vec3:
