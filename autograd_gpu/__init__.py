@@ -6,6 +6,7 @@ The public face: everything here is re-exported, nothing is defined.
 from __future__ import annotations
 
 from autograd_gpu import geometry as geometry
+from autograd_gpu import interop as interop
 from autograd_gpu import losses as losses
 from autograd_gpu import meshes as meshes
 from autograd_gpu.codegen.render import compile_to_jax, compile_to_numba, compile_to_wgsl
@@ -188,6 +189,7 @@ __all__ = [
     "huber_loss",
     "hvp",
     "hypot",
+    "interop",
     "inverse",
     "jacobian",
     "jvp",

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import Parameter, Signature
+from keyword import iskeyword
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -258,19 +260,42 @@ class Graph:
     def __len__(self) -> int:
         return len(self.outputs)
 
-    def __call__(self, *arrays: ArrayLike) -> NDArray[np.float64]:
-        """Evaluate on a batch with NumPy in float64 (the oracle).
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    @cached_property
+    def __signature__(self) -> Signature:
+        """The arguments by name, for whoever takes a graph as a residual function."""
+        names = [a.name for a in self.arguments]
+        fit = len(set(names)) == len(names) and all(n.isidentifier() for n in names)
+        kind = Parameter.POSITIONAL_ONLY
+        return Signature(
+            [
+                Parameter(n if fit and not iskeyword(n) else f"arg{k}", kind)
+                for k, n in enumerate(names)
+            ]
+        )
+
+    def __call__(self, *arrays: Any) -> Any:
+        """Evaluate on a batch with NumPy in float64 (the oracle), or trace.
 
         Args:
             arrays: one array per argument, ``(batch, *shape)``, or ``shape`` for a value that all
-                elements share.
+                elements share; or traced or eager values of one element.
 
         Returns:
-            ``(batch, *output_shape)``; without the batch axis if no argument has one.
+            ``(batch, *output_shape)``; without the batch axis if no argument has one. Of traced
+            values, a value of the output shape: a graph is a residual function as well.
 
         Raises:
             ShapeError: number, widths or batch lengths do not fit.
         """
+        from .trace import inline
+        from .vector import is_traced
+
+        if any(is_traced(a) for a in arrays):
+            return inline(self, arrays)
         columns, batch = _columns(self, arrays)
         values = evaluate_nodes(self.nodes, lambda argument, k: columns[argument][k])
         shape = (1 if batch is None else batch,)

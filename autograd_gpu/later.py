@@ -4,7 +4,6 @@ from __future__ import annotations
 
 LATER: dict[str, str] = {
     "manifolds": "manifolds",
-    "interop": "bridges to networkx, SymPy and JAX",
     "cache": "caches on disk",
     "telemetry": "telemetry",
     "probe": "reading back named intermediates",

@@ -68,8 +68,9 @@ class Op:
         operands: dtypes of the operands; their number is the arity.
         result: dtype of the value.
         commutative: operands may be swapped.
-        wgsl, numba, jax: format strings over the printed operands. WGSL names that start with
-            ``ag_`` live in the prelude template.
+        wgsl, numba, jax, sympy: format strings over the printed operands. WGSL names that start
+            with ``ag_`` live in the prelude template. SymPy's mean the same for real operands, and
+            ask nothing that its automatic evaluation would take long to answer.
         expand: builds the op from others; such a row never becomes a node.
         cost: rough number of machine operations, for schedules and statistics.
     """
@@ -86,6 +87,7 @@ class Op:
     wgsl: str = ""
     numba: str = ""
     jax: str = ""
+    sympy: str = ""
     expand: Callable[..., Any] | None = field(default=None)
     cost: int = 1
 
@@ -112,6 +114,7 @@ class _Spelling(TypedDict):
     wgsl: str
     numba: str
     jax: str
+    sympy: str
 
 
 def _row(
@@ -137,19 +140,20 @@ def _zero(m: Any, *_: Any) -> Any:
 
 
 def _spell(name: str, arity: int = 1, *, wgsl: str | None = None, numba: str | None = None,
-           jax: str | None = None) -> _Spelling:  # fmt: skip
+           jax: str | None = None, sympy: str | None = None) -> _Spelling:  # fmt: skip
     """Spellings of a plain function call that is named alike on every target."""
     args = ", ".join(f"{{{k}}}" for k in range(arity))
     return {
         "wgsl": f"{wgsl or name}({args})",
         "numba": f"{numba or 'math.' + name}({args})",
         "jax": f"jnp.{jax or name}({args})",
+        "sympy": sympy or f"sympy.{name}({args})",
     }
 
 
-def _infix(symbol: str) -> _Spelling:
+def _infix(symbol: str, sympy: str | None = None) -> _Spelling:
     text = f"{{0}} {symbol} {{1}}"
-    return {"wgsl": text, "numba": text, "jax": text}
+    return {"wgsl": text, "numba": text, "jax": text, "sympy": sympy or text}
 
 
 _ARITHMETIC = (
@@ -176,7 +180,7 @@ _ARITHMETIC = (
     _row(
         "neg", "Negation -x.", numpy=np.negative,
         partials=(lambda m, x, y: m.constant(-1.0),),
-        domain=(_WIDE,), wgsl="-{0}", numba="-{0}", jax="-{0}",
+        domain=(_WIDE,), wgsl="-{0}", numba="-{0}", jax="-{0}", sympy="-{0}",
     ),
     _row(
         "pow", "Power x ** y. Negative x: real only for integer y.", numpy=np.power, operands=_TWO,
@@ -195,6 +199,7 @@ _ARITHMETIC = (
             Singular(at=(-2.0, 3.0), value=-8.0, partials=(12.0, 0.0), note="integer exponent"),
         ),
         wgsl="ag_pow({0}, {1})", numba="math.pow({0}, {1})", jax="jnp.power({0}, {1})",
+        sympy="{0} ** {1}",
     ),
     _row(
         "sqrt", "Square root; NaN for x < 0.", numpy=np.sqrt, cost=4,
@@ -211,17 +216,21 @@ _ARITHMETIC = (
             Singular(at=(-8.0,), value=-2.0, partials=(1.0 / 12.0,)),
         ),
         wgsl="ag_cbrt({0})", numba="np.cbrt({0})", jax="jnp.cbrt({0})",
+        sympy="sympy.Piecewise((sympy.cbrt({0}), sympy.Ge({0}, 0, evaluate=False)), "
+        "(-sympy.cbrt(-{0}), True), evaluate=False)",
     ),
     _row(
         "abs", "Absolute value.", numpy=np.abs,
         partials=(lambda m, x, y: m.sign(x),), domain=(_WIDE,),
         singular=(Singular(at=(0.0,), value=0.0, partials=(0.0,)),),
         wgsl="abs({0})", numba="abs({0})", jax="jnp.abs({0})",
+        sympy="sympy.Abs({0}, evaluate=False)",
     ),
     _row(
         "sign", "-1, 0 or 1.", numpy=np.sign, partials=(_zero,), domain=(_WIDE,),
         singular=(Singular(at=(0.0,), value=0.0, partials=(0.0,)),),
         wgsl="sign({0})", numba="np.sign({0})", jax="jnp.sign({0})",
+        sympy="sympy.sign({0}, evaluate=False)",
     ),
     _row(
         "minimum", "Smaller of a and b; a tie belongs to the first operand.",
@@ -232,6 +241,7 @@ _ARITHMETIC = (
         ),
         singular=(Singular(at=(1.0, 1.0), value=1.0, partials=(1.0, 0.0), note="tie"),),
         wgsl="ag_min({0}, {1})", numba="np.minimum({0}, {1})", jax="jnp.minimum({0}, {1})",
+        sympy="sympy.Min({0}, {1}, evaluate=False)",
     ),
     _row(
         "maximum", "Larger of a and b; a tie belongs to the first operand.",
@@ -242,16 +252,19 @@ _ARITHMETIC = (
         ),
         singular=(Singular(at=(1.0, 1.0), value=1.0, partials=(1.0, 0.0), note="tie"),),
         wgsl="ag_max({0}, {1})", numba="np.maximum({0}, {1})", jax="jnp.maximum({0}, {1})",
+        sympy="sympy.Max({0}, {1}, evaluate=False)",
     ),
     _row(
         "floor", "Largest integer not above x.", numpy=np.floor, partials=(_zero,),
         domain=(_WIDE,), singular=(Singular(at=(2.0,), value=2.0, partials=(0.0,)),),
         wgsl="floor({0})", numba="np.floor({0})", jax="jnp.floor({0})",
+        sympy="sympy.floor({0}, evaluate=False)",
     ),
     _row(
         "ceil", "Smallest integer not below x.", numpy=np.ceil, partials=(_zero,),
         domain=(_WIDE,), singular=(Singular(at=(2.0,), value=2.0, partials=(0.0,)),),
         wgsl="ceil({0})", numba="np.ceil({0})", jax="jnp.ceil({0})",
+        sympy="sympy.ceiling({0}, evaluate=False)",
     ),
     _row(
         "round", "Nearest integer, ties to even.", numpy=np.rint, partials=(_zero,),
@@ -261,6 +274,11 @@ _ARITHMETIC = (
             Singular(at=(1.5,), value=2.0, partials=(0.0,)),
         ),
         wgsl="round({0})", numba="np.rint({0})", jax="jnp.rint({0})",
+        # ⌈x - ½⌉ and ⌊x + ½⌋ differ at ties alone, where 2⌊x/2 + ¼⌋ is the even one of the two.
+        sympy="sympy.Min(sympy.floor({0} + sympy.S.Half, evaluate=False), "
+        "sympy.Max(sympy.ceiling({0} - sympy.S.Half, evaluate=False), "
+        "2 * sympy.floor({0} / 2 + sympy.Rational(1, 4), evaluate=False), evaluate=False), "
+        "evaluate=False)",
     ),
     _row(
         "mod", "a - b floor(a / b), with the sign of b.", numpy=np.mod, operands=_TWO, cost=8,
@@ -274,6 +292,7 @@ _ARITHMETIC = (
             Singular(at=(-1.0, 4.0), value=3.0, partials=(1.0, 1.0)),
         ),
         wgsl="ag_mod({0}, {1})", numba="{0} % {1}", jax="jnp.mod({0}, {1})",
+        sympy="{0} - {1} * sympy.floor({0} / {1}, evaluate=False)",
     ),
     _row(
         "reciprocal", "1 / x; a pole at 0.", numpy=np.reciprocal, domain=(_POSITIVE,),
@@ -324,12 +343,13 @@ _ELEMENTARY = (
     ),
     _row(
         "expm1", "exp(x) - 1, accurate near 0.", numpy=np.expm1, cost=12,
-        partials=(lambda m, x, y: y + 1.0,), domain=(_WIDE,), **_spell("expm1", wgsl="ag_expm1"),
+        partials=(lambda m, x, y: y + 1.0,), domain=(_WIDE,),
+        **_spell("expm1", wgsl="ag_expm1", sympy="sympy.exp({0}) - 1"),
     ),
     _row(
         "log1p", "log(1 + x), accurate near 0.", numpy=np.log1p, cost=12,
         partials=(lambda m, x, y: 1.0 / (1.0 + x),), domain=((-0.9, 5.0),),
-        **_spell("log1p", wgsl="ag_log1p"),
+        **_spell("log1p", wgsl="ag_log1p", sympy="sympy.log(1 + {0})"),
     ),
     _row(
         "sin", "Sine, radians.", numpy=np.sin, partials=(lambda m, x, y: m.cos(x),),
@@ -386,7 +406,8 @@ _ELEMENTARY = (
             Singular(at=(1.0, 0.0), value=pi / 2, partials=(0.0, -1.0)),
             Singular(at=(-1.0, -1.0), value=-0.75 * pi, partials=(-0.5, 0.5)),
         ),
-        **_spell("atan2", 2, wgsl="ag_atan2", jax="arctan2"),
+        **_spell("atan2", 2, wgsl="ag_atan2", jax="arctan2",
+                 sympy="sympy.atan2({0}, {1}, evaluate=False)"),
     ),
     _row(
         "sinh", "Hyperbolic sine.", numpy=np.sinh, partials=(lambda m, x, y: m.cosh(x),),
@@ -406,6 +427,7 @@ _ELEMENTARY = (
         "erf", "Error function 2/√π ∫₀ˣ exp(-t²) dt.", numpy=_numpy_erf, cost=20,
         partials=(lambda m, x, y: (2.0 / pi**0.5) * m.exp(-(x * x)),), domain=(_WIDE,),
         wgsl="ag_erf({0})", numba="math.erf({0})", jax="jax.scipy.special.erf({0})",
+        sympy="sympy.erf({0})",
     ),
     _row(
         "hypot", "√(a² + b²) without overflow.", numpy=np.hypot, operands=_TWO, cost=10,
@@ -415,13 +437,14 @@ _ELEMENTARY = (
             lambda m, a, b, y: _hypot_partial(m, b, y),
         ),
         singular=(Singular(at=(0.0, 0.0), value=0.0, partials=(0.0, 0.0)),),
-        **_spell("hypot", 2, wgsl="ag_hypot"),
+        **_spell("hypot", 2, wgsl="ag_hypot", sympy="sympy.sqrt({0} ** 2 + {1} ** 2)"),
     ),
     _row(
         "sigmoid", "1 / (1 + exp(-x)).", numpy=_numpy_sigmoid, cost=14,
         partials=(lambda m, x, y: y * (1.0 - y),), domain=(_WIDE,),
         singular=(Singular(at=(-200.0,), value=0.0, partials=(0.0,), note="saturated"),),
         wgsl="ag_sigmoid({0})", numba="1.0 / (1.0 + math.exp(-{0}))", jax="jax.nn.sigmoid({0})",
+        sympy="1 / (1 + sympy.exp(-{0}))",
     ),
     _row(
         "softplus", "log(1 + exp(x)) without overflow.", numpy=lambda x: np.logaddexp(0.0, x),
@@ -431,6 +454,7 @@ _ELEMENTARY = (
         wgsl="ag_softplus({0})",
         numba="max({0}, 0.0) + math.log1p(math.exp(-abs({0})))",
         jax="jax.nn.softplus({0})",
+        sympy="sympy.log(1 + sympy.exp({0}))",
     ),
     _row(
         "relu", "max(0, x); derivative 0 at 0.", numpy=lambda x: np.maximum(0.0, x),
@@ -443,7 +467,8 @@ _ELEMENTARY = (
 def _comparison(name: str, symbol: str, numpy: Any) -> Op:
     return _row(
         name, f"Whether a {symbol} b.", numpy=numpy, operands=_TWO, result=BOOL,
-        commutative=name in ("eq", "ne"), domain=(_WIDE, _WIDE), **_infix(symbol),
+        commutative=name in ("eq", "ne"), domain=(_WIDE, _WIDE),
+        **_infix(symbol, sympy=f"sympy.{name.title()}({{0}}, {{1}}, evaluate=False)"),
     )  # fmt: skip
 
 
@@ -458,15 +483,18 @@ _LOGIC = (
         "logical_and", "Both a and b.", numpy=np.logical_and, operands=(BOOL, BOOL), result=BOOL,
         commutative=True, domain=((0, 1), (0, 1)),
         wgsl="{0} && {1}", numba="{0} and {1}", jax="jnp.logical_and({0}, {1})",
+        sympy="sympy.And({0}, {1}, evaluate=False)",
     ),
     _row(
         "logical_or", "a or b or both.", numpy=np.logical_or, operands=(BOOL, BOOL), result=BOOL,
         commutative=True, domain=((0, 1), (0, 1)),
         wgsl="{0} || {1}", numba="{0} or {1}", jax="jnp.logical_or({0}, {1})",
+        sympy="sympy.Or({0}, {1}, evaluate=False)",
     ),
     _row(
         "logical_not", "Not a.", numpy=np.logical_not, operands=(BOOL,), result=BOOL,
         domain=((0, 1),), wgsl="!{0}", numba="not {0}", jax="jnp.logical_not({0})",
+        sympy="sympy.Not({0}, evaluate=False)",
     ),
     _row(
         "where", "a where the condition holds, b elsewhere. Both are evaluated.",
@@ -474,6 +502,7 @@ _LOGIC = (
         # WGSL's select takes the value for false first.
         wgsl="select({2}, {1}, {0})", numba="({1} if {0} else {2})",
         jax="jnp.where({0}, {1}, {2})",
+        sympy="sympy.Piecewise(({1}, {0}), ({2}, True), evaluate=False)",
     ),
 )  # fmt: skip
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from .errors import AutogradGpuError, ShapeError, TraceError
 from .ir import Argument, Builder, Graph, Shape
-from .ops import BOOL
+from .ops import BOOL, NODE_OPS
 from .samples import SampleBuilder
-from .scalar import AbstractScalar, Scalar, is_internal, is_scalar_like
+from .scalar import AbstractScalar, Scalar, apply, is_internal, is_scalar_like, user_line
 from .sequence import TracedSequence
 from .vector import Matrix, Vector, vector
 
@@ -141,6 +141,67 @@ def traced_argument(builder: Builder, position: int, shape: Shape) -> Any:
         return vector(items)
     columns = shape[1]
     return Matrix([items[k : k + columns] for k in range(0, size, columns)])
+
+
+def inline(graph: Graph, values: Sequence[Any]) -> Any:
+    """A graph applied to traced or eager values: its nodes once more, among theirs.
+
+    Args:
+        graph: what to apply.
+        values: one per argument, scalars, vectors, matrices or nested lists of them; some may be
+            numbers.
+
+    Returns:
+        a scalar, vector, matrix or nested lists, of the graph's output shape.
+
+    Raises:
+        ShapeError: number or shapes of the values.
+    """
+    title = graph.name
+    if len(values) != len(graph.arguments):
+        raise ShapeError(
+            f"{user_line()}\n  calls graph {title!r} with {len(values)} arguments, it takes "
+            f"{len(graph.arguments)}"
+        )
+    leaves: list[list[Any]] = []
+    for argument, given in zip(graph.arguments, values, strict=True):
+        items, shape = flatten_result(given, title)
+        if shape != argument.shape:
+            raise ShapeError(
+                f"{user_line()}\n  calls graph {title!r} with argument {argument.name!r} of shape "
+                f"{shape}, expected {argument.shape}"
+            )
+        leaves.append(items)
+    known: list[Any] = []
+    for node in graph.nodes:
+        if node.op == "const":
+            known.append(node.payload)
+        elif node.op == "input":
+            known.append(leaves[node.leaf[0]][node.leaf[1]])
+        else:
+            operands = [known[a] for a in node.args]
+            traced = any(isinstance(v, AbstractScalar) for v in operands)
+            known.append((apply if traced else _on_numbers)(node.op, *operands))
+    return _shaped([known[o] for o in graph.outputs], graph.output_shape)
+
+
+def _on_numbers(op: str, *operands: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return NODE_OPS[op].numpy(*operands)
+
+
+def _shaped(items: list[Any], shape: Shape) -> Any:
+    dimensions = len(shape)
+    if dimensions == 0:
+        return items[0]
+    rows = shape[0]
+    size = len(items) // rows
+    parts = [items[k : k + size] for k in range(0, len(items), size)]
+    if dimensions > 2:
+        return [_shaped(part, shape[1:]) for part in parts]
+    if not all(isinstance(item, AbstractScalar) for item in items):
+        return items if dimensions == 1 else parts
+    return vector(items) if dimensions == 1 else Matrix(parts)
 
 
 def call_residual(fn: Callable[..., Any], values: list[Any], title: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import cast
 
 import numpy as np
@@ -93,6 +94,21 @@ JAX_FLOAT32 = Dialect(
     "True",
     "False",
 )
+
+
+# Within these bounds a person wrote the number as such: x * 0.5 is shown as x/2.
+_LARGEST_DENOMINATOR, _LARGEST_NUMERATOR = 1024, 10**9
+
+
+def _sympy_literal(value: float) -> str:
+    if np.isfinite(value):
+        exact = Fraction(value)
+        if exact.denominator <= _LARGEST_DENOMINATOR and abs(exact.numerator) <= _LARGEST_NUMERATOR:
+            return f"sympy.Rational({exact.numerator}, {exact.denominator})"
+    return f"sympy.Float('{value!r}', 17)"
+
+
+SYMPY = Dialect("sympy", _declare_python, _sympy_literal, "sympy.true", "sympy.false")
 
 
 def print_statements(

@@ -27,6 +27,7 @@ from autograd_gpu.codegen.printer import (
     JAX_FLOAT64,
     NUMBA_FLOAT32,
     NUMBA_FLOAT64,
+    SYMPY,
     Dialect,
     print_statements,
     select_prelude,
@@ -49,6 +50,7 @@ _DIALECTS: dict[tuple[str, str], Dialect] = {
     ("numba", "float64"): NUMBA_FLOAT64,
     ("jax", "float32"): JAX_FLOAT32,
     ("jax", "float64"): JAX_FLOAT64,
+    ("sympy", "exact"): SYMPY,
 }
 
 
@@ -278,13 +280,18 @@ def _render(kernel: Kernel, plan: Plan, index: int, target: str, precision: str)
 
 
 @lru_cache(maxsize=1024)
-def jax_function(graph: Graph, precision: str) -> str:
-    """Text for JAX of a function ``graph(arguments) -> outputs``, both sequences of columns.
+def columns_function(graph: Graph, target: str, precision: str) -> str:
+    """Python text of a function ``graph(arguments) -> outputs``, both sequences of columns.
+
+    Args:
+        graph: what to print.
+        target: ``jax`` (a column is an array), or ``sympy`` (an expression).
+        precision: ``float32``, ``float64``; of SymPy ``exact``.
 
     Raises:
         KernelError: a constant does not fit the precision.
     """
-    dialect = _DIALECTS["jax", precision]
+    dialect = _DIALECTS[target, precision]
     statements = print_statements(graph, dialect, lambda s, c: f"s{s}_{c}")
     used: dict[int, set[int]] = {}
     for node in graph.nodes:
@@ -294,7 +301,7 @@ def jax_function(graph: Graph, precision: str) -> str:
     loads = [{"position": k, "components": sorted(used[k])} for k in sorted(used)]
     return (
         template_environment()
-        .get_template("jax/function.py.j2")
+        .get_template(f"{target}/function.py.j2")
         .render(
             name="function",
             key=graph.key,

@@ -22,8 +22,7 @@ about an op, so a new op is a new row.
   finite (poles, negative square roots), the residual is not finite, and a solve on the CPU says
   which element it was.
 * *Spellings* are format strings over the operands. WGSL names that begin with `ag_` are functions
-  of `templates/wgsl/prelude_float32.wgsl.j2`. JAX spellings wait for the JAX backend and have not
-  been run.
+  of `templates/wgsl/prelude_float32.wgsl.j2`. SymPy's are those of `ag.interop.to_sympy`.
 
 ## Meaning
 
@@ -36,8 +35,8 @@ _SPELLINGS = """
 
 Ops that are written out in terms of others (*expanded*) never become nodes of a graph.
 
-| op | cost | WGSL | Numba | JAX |
-|---|---|---|---|---|
+| op | cost | WGSL | Numba | JAX | SymPy |
+|---|---|---|---|---|---|
 """
 
 
@@ -61,8 +60,8 @@ def _meaning(op: Op) -> str:
 
 def _spelling(op: Op) -> str:
     if op.expand is not None:
-        return f"| `{op.name}` | | expanded | expanded | expanded |"
-    texts = (text.replace("|", "\\|") for text in (op.wgsl, op.numba, op.jax))
+        return f"| `{op.name}` | | expanded | expanded | expanded | expanded |"
+    texts = (text.replace("|", "\\|") for text in (op.wgsl, op.numba, op.jax, op.sympy))
     return f"| `{op.name}` | {op.cost} | " + " | ".join(f"`{text}`" for text in texts) + " |"
 
 

@@ -39,9 +39,9 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"scipy", "pypardiso", "sksparse", "pyamg", "rich"},
     ),
     "interop": (
-        {"language", "codegen", "runtime", "interop"},
+        {"language", "codegen", "runtime", "solvers", "interop"},
         {"numpy"},
-        {"scipy", "networkx", "sympy", "jax"},
+        {"scipy", "networkx", "sympy", "jax", "matplotlib"},
     ),
     "meshes": (
         {"language", "face", "meshes"},

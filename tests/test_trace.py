@@ -490,3 +490,39 @@ def test_traced_values_show_themselves() -> None:
 def test_a_graph_prints_as_a_program() -> None:
     text = str(ag.trace(lambda p, rest: ag.norm(p) - rest, 2, 1))
     assert "p[0]" in text and "rest" in text and text.splitlines()[-1].startswith("  return")
+
+
+# -- graphs as residual functions ----------------------------------------------------------------
+
+
+def test_a_graph_is_a_residual_function() -> None:
+    spring = ag.trace(lambda p, q, rest: ag.norm(q - p) - rest, 3, 3, 1)
+    both = ag.trace(lambda a, b: [2 * spring(a, b, 1.0), spring(b, a, a[0])], 3, 3)
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 3))
+    want = np.stack([2 * spring(a, b, np.ones(5)), spring(b, a, a[:, 0])], axis=1)
+    np.testing.assert_allclose(both(a, b), want, rtol=1e-14)
+    shaped = ag.trace(lambda M, v: M @ v, (2, 3), 3)
+    outer = ag.trace(lambda M, v: shaped(M, 2 * v), (2, 3), 3)
+    assert outer.output_shape == (2,)
+    eager = spring(*[ag.Vec3([ag.Value(float(c)) for c in v]) for v in (a[0], b[0])], 1.0)
+    assert eager.data == pytest.approx(spring(a[0], b[0], 1.0))
+    eager.backward()
+
+
+def test_a_graph_keeps_its_name_and_signature_as_a_residual() -> None:
+    graph = ag.trace(lambda p, q: q - p, 2, 2)
+    problem = ag.Problem()
+    x = problem.parameters("x", np.ones((4, 2)))
+    problem.add_residuals(graph, x, np.zeros((4, 2)))
+    assert [a.name for a in problem.groups[0].graph.arguments] == ["p", "q"]
+    assert problem.groups[0].name == "<lambda>"
+    with pytest.raises(ag.InputError, match="got 1 arguments"):
+        problem.add_residuals(graph, x)
+
+
+def test_a_graph_called_with_what_does_not_fit_is_refused() -> None:
+    graph = ag.trace(lambda p, q: q - p, 2, 2)
+    with pytest.raises(ag.ShapeError, match=r"argument 'q' of shape \(3,\), expected \(2,\)"):
+        ag.trace(lambda a, b: graph(a, b), 2, 3)
+    with pytest.raises(ag.ShapeError, match="with 1 arguments, it takes 2"):
+        ag.trace(lambda a: graph(a), 2)

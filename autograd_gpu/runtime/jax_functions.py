@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from ..codegen.kernel import Kernel, Product, SlotKind
-from ..codegen.render import Source, jax_function, render
+from ..codegen.render import Source, columns_function, render
 from ..errors import MissingDependencyError
 from ..ir import Graph
 
@@ -121,7 +121,7 @@ def _define(text: str, name: str) -> Callable[..., Any]:
 @lru_cache(maxsize=CACHED_FUNCTIONS)
 def graph_function(graph: Graph, precision: str) -> Callable[[Sequence[Columns]], Columns]:
     """A graph as a function of columns per argument; unlike a kernel's it has no fixed product."""
-    return _define(jax_function(graph, precision), "function")
+    return _define(columns_function(graph, "jax", precision), "function")
 
 
 def load_slot(parameters: Any, slot: Any, given: Any, kind: SlotKind, count: int) -> Columns:
