@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 import autograd_gpu as ag
 from autograd_gpu.demos import pictures, scenes
 from autograd_gpu.demos.backends import SAMPLE, Run, compare, timed_solve
+from autograd_gpu.demos.models import spot
 from autograd_gpu.meshes import Mesh, energies
 
 FloatArray = NDArray[np.float64]
@@ -81,8 +81,7 @@ def sphere(level: int) -> Pose:
 
 def cow() -> Pose:
     """Spot: hooves held, muzzle raised by 25 degrees and turned by 50 about the neck."""
-    with as_file(files("autograd_gpu.demos") / "data" / "spot.obj") as path:
-        mesh = ag.meshes.load(path)
+    mesh = spot()
     _, y, z = mesh.vertices.T
     held, moved = np.flatnonzero(y < -0.6), np.flatnonzero((y > 0.15) & (z < -0.55))
     neck = np.array([0.0, 0.25, -0.1])

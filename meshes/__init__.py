@@ -12,6 +12,7 @@ from autograd_gpu.meshes.conversion import (
     to_pyvista,
     to_trimesh,
 )
+from autograd_gpu.meshes.cutting import cut, seam
 from autograd_gpu.meshes.defects import Defects, Repair, repair
 from autograd_gpu.meshes.files import load, save
 from autograd_gpu.meshes.generators import box, cylinder, disk, grid, icosphere, torus
@@ -24,6 +25,7 @@ __all__ = [
     "Quality",
     "Repair",
     "box",
+    "cut",
     "cylinder",
     "developability",
     "disk",
@@ -36,6 +38,7 @@ __all__ = [
     "load",
     "repair",
     "save",
+    "seam",
     "to_meshio",
     "to_polyscope",
     "to_pyvista",

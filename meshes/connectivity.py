@@ -236,10 +236,13 @@ def boundary_loops(sides: HalfEdges, fans: Fans, vertex_count: int) -> tuple[Int
     return tuple(loops)
 
 
-def corner_fans(faces: IntArray, vertex_count: int) -> tuple[IntArray, IntArray]:
+def corner_fans(
+    faces: IntArray, vertex_count: int, opened: IntArray | None = None
+) -> tuple[IntArray, IntArray]:
     """Give every fan of faces its own vertex: (m, 3) faces, and the old vertex of each new one.
 
-    Faces stay joined only at edges that have exactly two of them, oriented alike. Each vertex
+    Faces stay joined only at edges that have exactly two of them, oriented alike, and that are
+    not ``opened`` (rows of the edges). Each vertex
     keeps its number for the fan of its smallest corner; further fans get numbers from
     ``vertex_count`` on, in the order of their smallest corners (3f + c).
     """
@@ -248,7 +251,10 @@ def corner_fans(faces: IntArray, vertex_count: int) -> tuple[IntArray, IntArray]
     sides = half_edges(faces, vertex_count)
     uses = np.bincount(sides.edge, minlength=len(sides.edges))
     ahead = np.bincount(sides.edge[sides.forward], minlength=len(sides.edges))
-    joined = ((uses == 2) & (ahead == 1))[sides.edge]
+    together = (uses == 2) & (ahead == 1)
+    if opened is not None:
+        together[opened] = False
+    joined = together[sides.edge]
     # Where each side begins and ends, as corners, in the order of `half_edges`.
     rows = np.arange(len(faces)) * 3
     begin = np.concatenate([rows + k for k in range(3)])

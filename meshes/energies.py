@@ -112,6 +112,24 @@ def as_rigid_as_possible(x_i: Vec3, x_j: Vec3, r_i: Vec3, rest_edge: Vec3) -> Ve
     return (x_j - x_i) - rotate(r_i, rest_edge)
 
 
+def as_rigid_as_possible_face(
+    x_a: Vec3, x_b: Vec3, x_c: Vec3, r: Vec3, rest_ab: Vec3, rest_ac: Vec3, gradients: Any
+) -> list[Vec3]:
+    """Deviation of a face's deformation gradient from the rotation r of one of its corners.
+
+    [x_b − x_a − R(r) rest_ab, x_c − x_a − R(r) rest_ac] G, 6 residuals, with G from
+    ``mesh.face_gradients``. One element for each corner of each face, and
+    ``weight=np.sqrt(face_areas / 3)``: the energy of "spokes and rims", which is a sum of squares
+    for negative cotangent weights too, as ``as_rigid_as_possible`` is not.
+
+    Source: Chao, Pinkall, Sanan and Schröder 2010, A simple geometric model for elastic
+    deformations.
+    """
+    u = x_b - x_a - rotate(r, rest_ab)
+    v = x_c - x_a - rotate(r, rest_ac)
+    return [u * gradients[0, k] + v * gradients[1, k] for k in (0, 1)]
+
+
 def dihedral_bending(
     a: Vec3, b: Vec3, c: Vec3, d: Vec3, rest_angle: Scalar, weight: Scalar
 ) -> Scalar:

@@ -28,6 +28,7 @@ ENERGIES: list[tuple[Any, tuple[Any, ...]]] = [
     (energies.willmore, (3, [5, 3])),
     (energies.conformal, (2, 2, 2, (2, 2))),
     (energies.isometric, (2, 2, 2, (2, 2))),
+    (energies.as_rigid_as_possible_face, (3, 3, 3, 3, 3, 3, (2, 2))),
     (energies.landmark, (3, 3, 3, 3, 3)),
     (energies.point_to_plane, (3, 3, 3)),
     (energies.plane_collision, (3, 3, 3, 1, 1)),
@@ -149,6 +150,22 @@ def test_bilaplacian_of_a_sphere():
     got = cost(mesh, energies.cotangent_bilaplacian, *rings(mesh), ring_weights(mesh),
                mesh.vertex_areas)  # fmt: skip
     assert got == pytest.approx(8 * np.pi, rel=0.01)
+
+
+def test_rigid_faces():
+    rest = np.array([[2.0, 0, 0], [1.0, 3.0, 0]])
+    mesh = ag.meshes.Mesh([[0, 0, 0], *rest], [[0, 1, 2]])
+    r, shift = np.array([0.3, -1.0, 0.4]), np.array([5.0, 6.0, 7.0])
+    turned = [evaluate(energies.rotate, r, v) for v in rest]
+    gradients = mesh.face_gradients[0]
+
+    def value(scale):
+        moved = [shift, *(scale * v + shift for v in turned)]
+        return evaluate(energies.as_rigid_as_possible_face, *moved, r, *rest, gradients)
+
+    np.testing.assert_allclose(value(1.0), 0.0, atol=1e-14)
+    # J = 1.5 R, so J − R has two singular values of ½.
+    assert np.sum(value(1.5) ** 2) == pytest.approx(2 * 0.25)
 
 
 # ---------------------------------------------------------------- shells

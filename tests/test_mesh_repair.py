@@ -5,8 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autograd_gpu.errors import InputError, MeshError
-from autograd_gpu.meshes import Mesh, box, cylinder, disk, grid, icosphere, repair, torus
+from autograd_gpu.errors import IndexRangeError, InputError, MeshError
+from autograd_gpu.meshes import (
+    Mesh,
+    box,
+    cut,
+    cylinder,
+    disk,
+    grid,
+    icosphere,
+    repair,
+    seam,
+    torus,
+)  # fmt: skip
 
 BOOK = Mesh(
     [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1]],
@@ -266,3 +277,43 @@ def test_disk():
 def test_generators_refuse(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+# ---------------------------------------------------------------- cutting
+
+
+def test_a_cut_sphere_is_a_disk():
+    mesh = icosphere(2)
+    ends = [int(np.argmax(mesh.vertices[:, 2])), int(np.argmin(mesh.vertices[:, 2])), 40]
+    edges = seam(mesh, ends)
+    # A tree: one vertex more than edges, and the terminals are on it.
+    on_seam = np.unique(mesh.edges[edges])
+    assert len(on_seam) == len(edges) + 1 and set(ends) <= set(on_seam.tolist())
+    opened, rows = cut(mesh, edges)
+    assert opened.euler_characteristic == 1
+    assert [len(loop) for loop in opened.boundary_loops] == [2 * len(edges)]
+    np.testing.assert_array_equal(opened.vertices, mesh.vertices[rows])
+    np.testing.assert_array_equal(rows[opened.faces], mesh.faces)
+    np.testing.assert_array_equal(rows[: len(mesh.vertices)], np.arange(len(mesh.vertices)))
+
+
+def test_a_seam_is_shortest():
+    mesh = grid(4, 6, width=6.0, height=4.0)
+    edges = seam(mesh, [0, 6])
+    assert mesh.edge_lengths[edges].sum() == pytest.approx(6.0)
+
+
+def test_cutting_refuses():
+    mesh = icosphere(0)
+    with pytest.raises(IndexRangeError, match="1 of 2 edges are outside 0 to 29: 30"):
+        cut(mesh, [3, 30])
+    with pytest.raises(InputError, match="float64"):
+        cut(mesh, [0.5])
+    with pytest.raises(InputError, match=r"1 terminal\(s\)"):
+        seam(mesh, [3, 3])
+    with pytest.raises(IndexRangeError, match="vertices 0 to 11"):
+        seam(mesh, [0, 12])
+    two = Mesh(np.concatenate([mesh.vertices, mesh.vertices]),
+               np.concatenate([mesh.faces, mesh.faces + 12]))  # fmt: skip
+    with pytest.raises(MeshError, match="joins vertices 15"):
+        seam(two, [0, 15])
