@@ -98,6 +98,7 @@ from autograd_gpu.solvers.lbfgs import LBFGSOptions
 from autograd_gpu.solvers.least_squares import least_squares
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.nan_search import debug_nans
+from autograd_gpu.solvers.options import Graduation
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.scalar_least_squares import NonlinearLeastSquares
 from autograd_gpu.solvers.selection import shared
@@ -129,6 +130,7 @@ __all__ = [
     "GPUBatchExecutor",
     "GaussNewtonOptions",
     "GradientDescentOptions",
+    "Graduation",
     "Graph",
     "IndexRangeError",
     "InputError",

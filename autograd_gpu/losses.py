@@ -37,6 +37,7 @@ class Loss:
     Attributes:
         concave: ρ″ ≤ 0 everywhere, so that the second-order correction of the Jacobian is never
             made and no kernel has to look.
+        scale: which parameter δ makes it ρ(s) = δ² φ(s/δ²); None if none does.
         parameters: name -> number ``()`` or numbers ``(count,)``.
         rho: method of (s, *parameters), traced: ρ(s) for s ≥ 0.
 
@@ -45,6 +46,7 @@ class Loss:
     """
 
     concave: ClassVar[bool] = True
+    scale: ClassVar[str | None] = None
     rho: Callable[..., Any]
 
     def __init__(self, **parameters: ArrayLike) -> None:
@@ -103,6 +105,8 @@ class Loss:
 
 class _Scaled(Loss):
     """A loss of one scale: ρ(s) = δ² φ(s / δ²)."""
+
+    scale = "delta"
 
     def __init__(self, delta: ArrayLike = 1.0) -> None:
         super().__init__(delta=delta)

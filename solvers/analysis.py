@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -64,6 +65,7 @@ class Analysis:
         }
         self._sessions: dict[tuple[object, ...], Session] = {}
         self._limits = problem.batch_limits
+        self._origin: Analysis | None = None
 
     def _bind(self, group: ResidualGroup) -> BoundGroup:
         ordered = [group.arguments[a] for a in group.topology.arguments]
@@ -72,6 +74,11 @@ class Analysis:
             topology=group.topology,
             count=group.count,
             elements=group.elements,
+            loss_scale=(
+                None
+                if group.loss_scale is None
+                else group.topology.arguments.index(group.loss_scale)
+            ),
             bindings=tuple(
                 parameter_binding(g, self.base[g.array.name])
                 if isinstance(g, Selection)
@@ -79,6 +86,21 @@ class Analysis:
                 for g in ordered
             ),
         )
+
+    def rebound(self, groups: Sequence[BoundGroup]) -> Analysis:
+        """The same problem with other numbers in its data; symbolic phases are shared.
+
+        Args:
+            groups: of the same topologies and parameters, in the same order.
+
+        Returns:
+            an analysis whose sessions are its own; the caller closes it.
+        """
+        other = copy(self)
+        other._origin = self
+        other.groups = tuple(groups)
+        other._sessions = {}
+        return other
 
     def columns_of(self, array: ParameterArray) -> IndexArray:
         """Column of each number of ``array``, ``(blocks, width)``, -1 where frozen; a copy."""
@@ -97,6 +119,8 @@ class Analysis:
 
     @cached_property
     def _pattern(self) -> Pattern:
+        if self._origin is not None:
+            return self._origin._pattern
         return self.pattern_of(self.groups)
 
     def pattern_of(self, groups: Sequence[BoundGroup]) -> Pattern:
@@ -152,6 +176,8 @@ class Analysis:
     @cached_property
     def normal_equations(self) -> NormalEquations:
         """Symbolic phase of JᵀJ."""
+        if self._origin is not None:
+            return self._origin.normal_equations
         return NormalEquations(self.indptr, self.indices, self.column_count)
 
     def session(self, choice: BackendChoice) -> Session:

@@ -124,7 +124,7 @@ class GradientDescentOptions(SolverOptions):
             "patience": COUNT,
         }
     )
-    optional: ClassVar[tuple[str, ...]] = ("max_seconds", "learning_rate")
+    optional: ClassVar[tuple[str, ...]] = (*SolverOptions.optional, "learning_rate")
 
     def window(self) -> int:
         """Steps over which the change of the cost is judged."""

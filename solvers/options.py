@@ -44,6 +44,35 @@ def check_wolfe(sufficient_decrease: float, curvature: float) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Graduation:
+    """How losses bend from stage to stage.
+
+    A loss of scale δ is solved with δ√μ, for μ falling to 1; see ``graduation.py``.
+
+    Attributes:
+        factor: by which μ falls between two stages.
+        iterations: steps in a stage; the last one, with the losses as given, has no such limit.
+        start: μ of the first stage; None for 2 max s/δ² over all residuals with a loss.
+
+    Raises:
+        InputError: a factor or a start that is not above 1, or no iterations.
+    """
+
+    factor: float = 1.4
+    iterations: int = 3
+    start: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "start"):
+            value = getattr(self, name)
+            if value is not None and not 1.0 < value < float("inf"):
+                raise InputError(f"Graduation, {name}={value!r}: expected a finite number above 1")
+        count = self.iterations
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"Graduation, iterations={count!r}: expected a whole number above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SolverOptions:
     """When any method ends.
 
@@ -53,6 +82,7 @@ class SolverOptions:
         function_tolerance: stop when an accepted step changes the cost by less, relatively.
         gradient_tolerance: stop when the largest entry of the gradient is not above.
         parameter_tolerance: stop when ‖δ‖ ≤ tolerance · (‖x‖ + tolerance).
+        graduation: robust losses bend stage by stage; None for the losses as they are.
 
     Raises:
         InputError: a value outside its range; names the option.
@@ -63,6 +93,7 @@ class SolverOptions:
     function_tolerance: float = 1e-8
     gradient_tolerance: float = 1e-10
     parameter_tolerance: float = 1e-8
+    graduation: Graduation | None = None
 
     method: ClassVar[str] = ""
     checks: ClassVar[Mapping[str, Check]] = MappingProxyType(
@@ -72,10 +103,11 @@ class SolverOptions:
             "function_tolerance": NOT_NEGATIVE,
             "gradient_tolerance": NOT_NEGATIVE,
             "parameter_tolerance": NOT_NEGATIVE,
+            "graduation": (Graduation, lambda _: True, "an ag.Graduation, or None"),
         }
     )
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
-    optional: ClassVar[tuple[str, ...]] = ("max_seconds",)
+    optional: ClassVar[tuple[str, ...]] = ("max_seconds", "graduation")
 
     def __post_init__(self) -> None:
         for name, known in self.choices.items():

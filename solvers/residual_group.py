@@ -45,6 +45,7 @@ class ResidualGroup:
         elements: numbers of the elements among those that the user gave, where these are not all
             of them (one length of a ragged group).
         given_as: name of the group that the user gave, where it is not ``name``.
+        loss_scale: which of ``arguments`` is the scale of the loss; None if there is none.
         fn: what was traced; called again only to name lines in messages.
         traced_arguments: how many of ``arguments``, from the first, are those of ``fn``.
     """
@@ -56,6 +57,7 @@ class ResidualGroup:
     count: int
     elements: IndexArray | None = None
     given_as: str | None = None
+    loss_scale: int | None = None
     fn: Callable[..., Any] | None = None
     traced_arguments: int = 0
 
@@ -169,9 +171,11 @@ def trace_group(
     if weight is not None:
         graph, rows = weighted(graph, weight, count, what)
         arguments.append(rows)
-    blocks = None
+    blocks, scale = None, None
     if loss is not None:
         graph, blocks, parameters = robust(graph, loss, count, what)
+        if loss.scale is not None:
+            scale = len(arguments) + list(loss.parameters).index(loss.scale)
         arguments += parameters
     return ResidualGroup(
         name=title,
@@ -179,6 +183,7 @@ def trace_group(
         topology=topology_of(graph, [slot_of(g) for g in arguments], blocks),
         arguments=tuple(arguments),
         count=count,
+        loss_scale=scale,
         fn=fn,
         traced_arguments=len(gathered),
     )

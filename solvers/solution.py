@@ -41,6 +41,8 @@ class IterationRecord:
         linear_iterations: iterations of the linear solver; 1 for a direct one, 0 for none.
         accepted: whether the step was kept.
         seconds: since the solve began.
+        stage: number of the solve within the solve, where there are several (graduation,
+            constraints); ``cost`` is that of the stage's own objective.
     """
 
     iteration: int
@@ -52,6 +54,7 @@ class IterationRecord:
     linear_iterations: int
     accepted: bool
     seconds: float
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

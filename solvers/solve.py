@@ -14,9 +14,10 @@ from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend, runs_on_a_gpu
 from autograd_gpu.solvers.cost_gradient import open_cost_gradient
-from autograd_gpu.solvers.driver import Engine, Observer, Outcome, iterate
+from autograd_gpu.solvers.driver import Engine, Observer, iterate
 from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.gradient_engine import GradientRun
+from autograd_gpu.solvers.graduation import solve_graduated
 from autograd_gpu.solvers.host_engine import HostRun
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.linear_solvers import (
@@ -28,7 +29,8 @@ from autograd_gpu.solvers.methods import METHODS, GradientMethod, check_method
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
-from autograd_gpu.solvers.solution import IterationRecord, KernelSummary, Solution
+from autograd_gpu.solvers.solution import IterationRecord, Solution
+from autograd_gpu.solvers.stages import StageRun, Stages
 
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
@@ -85,19 +87,60 @@ def solve(
     choice = choose_backend(backend, precision, problem.device(device), analysis.row_count)
     why = _on_device(choice, linear_solver, analysis, chosen)
     timings: dict[str, float] = {}
-    if why is not None:
-        assert isinstance(chosen, LevenbergMarquardtOptions)
-        engine = _device_engine(problem, analysis, choice, why, chosen, timings)
-    else:
-        engine = _host_engine(problem, analysis, choice, linear_solver, chosen, timings)
-    try:
-        with _observer(analysis, chosen, callback, progress) as observer:
-            outcome = iterate(engine, chosen, observer)
-        run = _Run(outcome, engine.description, engine.linear_solver(), engine.kernels(), timings)
-    finally:
-        engine.close()
+
+    def run_stage(
+        analysis: Analysis, start: FloatArray, options: SolverOptions, observer: Observer
+    ) -> StageRun:
+        if why is not None:
+            assert isinstance(options, LevenbergMarquardtOptions)
+            engine = _device_engine(analysis, start, choice, why, options, timings)
+        else:
+            engine = _host_engine(analysis, start, choice, linear_solver, options, timings)
+        try:
+            outcome = iterate(engine, options, observer)
+            return StageRun(outcome, engine.description, engine.linear_solver(), engine.kernels())
+        finally:
+            engine.close()
+
+    with _observer(analysis, chosen, callback, progress) as observer:
+        stages = Stages(run_stage, chosen, observer)
+        whole = _run_all(analysis, choice, current_parameters(problem), chosen, stages)
     timings["total"] = time.perf_counter() - began
-    return _solution(problem, analysis, choice, run)
+    return _solution(problem, analysis, choice, whole, timings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A solve of one stage or many: the last stage, the history of all, the problem's own cost."""
+
+    last: StageRun
+    history: tuple[IterationRecord, ...]
+    initial_cost: float
+    cost: float
+
+
+def _run_all(
+    analysis: Analysis,
+    choice: BackendChoice,
+    start: FloatArray,
+    options: SolverOptions,
+    stages: Stages,
+) -> _Whole:
+    if options.graduation is None:
+        last = stages.run(analysis, start, options)
+        return _Whole(last, tuple(stages.history), last.outcome.initial_cost, last.outcome.cost)
+
+    def cost_at(parameters: FloatArray) -> float:
+        # By the kernel that a solve has anyway; under losses its half square is the cost.
+        residuals = analysis.session(choice).residuals(parameters).astype(np.float64)
+        return 0.5 * float(residuals @ residuals)
+
+    initial_cost = cost_at(start)
+    graduated = solve_graduated(analysis, choice, start, options, stages)
+    last = graduated.run
+    # Before the last stage the history has costs of losses that are not the problem's.
+    cost = last.outcome.cost if graduated.finished else cost_at(last.outcome.parameters)
+    return _Whole(last, tuple(stages.history), initial_cost, cost)
 
 
 def _on_device(
@@ -147,20 +190,9 @@ def _observer(
         yield observe
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What a solve produced, wherever it ran."""
-
-    outcome: Outcome
-    device: str
-    linear_solver: tuple[str, str]
-    kernels: tuple[KernelSummary, ...]
-    timings: dict[str, float]
-
-
 def _host_engine(
-    problem: Problem,
     analysis: Analysis,
+    start: FloatArray,
     choice: BackendChoice,
     linear_solver: str,
     options: SolverOptions,
@@ -169,7 +201,6 @@ def _host_engine(
     """Residuals, Jacobians or gradients from the backend, the rest on the CPU."""
     watch = Stopwatch(timings)
     method = METHODS[options.method]
-    start = current_parameters(problem)
     if isinstance(method, GradientMethod):
         source = open_cost_gradient(analysis, choice, start, watch)
         precision = choice.precision
@@ -205,8 +236,8 @@ def _host_engine(
 
 
 def _device_engine(
-    problem: Problem,
     analysis: Analysis,
+    start: FloatArray,
     choice: BackendChoice,
     why: str,
     options: LevenbergMarquardtOptions,
@@ -216,13 +247,18 @@ def _device_engine(
     from autograd_gpu.solvers.device_levenberg_marquardt import DeviceLevenbergMarquardt
 
     watch = Stopwatch(timings)
-    start = current_parameters(problem)
     return DeviceLevenbergMarquardt(analysis, choice, start, options, watch, why)
 
 
-def _solution(problem: Problem, analysis: Analysis, choice: BackendChoice, run: _Run) -> Solution:
-    outcome = run.outcome
-    solver, why = run.linear_solver
+def _solution(
+    problem: Problem,
+    analysis: Analysis,
+    choice: BackendChoice,
+    whole: _Whole,
+    timings: dict[str, float],
+) -> Solution:
+    last, outcome = whole.last, whole.last.outcome
+    solver, why = last.linear_solver
     values: dict[str, FloatArray] = {}
     for array in problem.arrays:
         start = problem.values_of(array)
@@ -231,20 +267,20 @@ def _solution(problem: Problem, analysis: Analysis, choice: BackendChoice, run: 
         values[array.name] = np.array(flat).reshape(start.shape)
     return Solution(
         values=values,
-        cost=outcome.cost,
-        initial_cost=outcome.initial_cost,
-        iterations=outcome.history[-1].iteration,
+        cost=whole.cost,
+        initial_cost=whole.initial_cost,
+        iterations=whole.history[-1].iteration,
         status=outcome.status,
         message=outcome.message,
-        history=tuple(outcome.history),
+        history=whole.history,
         backend=choice.backend,
         precision=choice.precision,
-        device=run.device,
+        device=last.device,
         backend_reason=choice.reason,
         linear_solver=solver,
         linear_solver_reason=why,
-        timings=run.timings,
+        timings=timings,
         residual_count=analysis.row_count,
         parameter_count=analysis.column_count,
-        kernels=run.kernels,
+        kernels=last.kernels,
     )

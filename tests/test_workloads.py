@@ -7,7 +7,13 @@ import pytest
 
 import autograd_gpu as ag
 from sessions import JAX, NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
-from workloads import CERES_AFTER_20_ITERATIONS, INITIAL_COSTS, MINIMA, PROBLEMS
+from workloads import (
+    CERES_AFTER_20_ITERATIONS,
+    INITIAL_COSTS,
+    MINIMA,
+    PROBLEMS,
+    robust_bundle_problem,
+)
 
 # Relative error of the cost at the minimum. W1r_s3 is known to 1e-6 only (its last digit).
 AT_MINIMUM = {"float64": 1e-6, "float32": 1e-4}
@@ -72,3 +78,14 @@ def test_frozen_vertices_keep_every_bit(backend: Backend) -> None:
     frozen[rows] = True
     assert end[frozen].tobytes() == start[frozen].tobytes()
     assert (end[~frozen] != start[~frozen]).any(axis=1).all()
+
+
+def test_huber_recovers_the_cameras_from_outliers() -> None:
+    """One sighting in twenty is off by 20 to 100 pixels, where the others are off by 0.5."""
+    size = {"cameras": 10, "points": 2000}
+    clean = solve(robust_bundle_problem(**size, outliers=0.0, loss=None), NUMBA)
+    problem = robust_bundle_problem(**size, outliers=0.05, loss=ag.losses.Huber(1.0))
+    robust = solve(problem, NUMBA, function_tolerance=1e-6)
+    assert clean.success and robust.success, robust.report()
+    difference = robust.values["cameras"] - clean.values["cameras"]
+    assert np.linalg.norm(difference) < 1e-3 * np.linalg.norm(clean.values["cameras"])

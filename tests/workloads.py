@@ -270,6 +270,36 @@ def reprojection_error(camera: Any, point: Any, observed: Any) -> Any:
     return camera[6] * (1 + camera[7] * r2 + camera[8] * r2 * r2) * u - observed
 
 
+def with_outliers(observed: FloatArray, share: float) -> FloatArray:
+    """Sightings of which a share is displaced by 20 to 100 pixels in either direction."""
+    rng = np.random.default_rng(1)
+    wrong = rng.choice(len(observed), round(share * len(observed)), replace=False)
+    sides = rng.choice([-1.0, 1.0], (len(wrong), 2))
+    moved = observed.copy()
+    moved[wrong] += sides * rng.uniform(20.0, 100.0, (len(wrong), 2))
+    return moved
+
+
+def robust_bundle_problem(
+    cameras: int, points: int, outliers: float, loss: ag.losses.Loss | None
+) -> ag.Problem:
+    """W3 with gross outliers and a loss, and the points held near their start.
+
+    That anchor is so weak (a point is seen to 1e-3, and may be 1 away for one pixel / 100) that it
+    only fixes the seven motions that no sighting sees: so two solves can be compared by number.
+    """
+    arrays = w3(cameras, points)
+    problem = ag.Problem()
+    camera = problem.parameters("cameras", arrays["cam0"])
+    point = problem.parameters("points", arrays["X0"])
+    seen = with_outliers(arrays["obs"], outliers)
+    problem.add_residuals(
+        reprojection_error, camera[arrays["ci"]], point[arrays["pi"]], seen, loss=loss, name="seen"
+    )
+    problem.add_residuals(energies.anchor, point, arrays["X0"], 0.01, name="gauge")
+    return problem
+
+
 def bundle_problem(cameras: int = 60, points: int = 20_000) -> ag.Problem:
     """W3: cameras and points, one residual of two pixels a sighting."""
     arrays = w3(cameras, points)

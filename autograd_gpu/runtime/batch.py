@@ -75,6 +75,7 @@ class BoundGroup:
     """A batch of elements of one topology; ``bindings`` are in slot order.
 
     ``elements`` are the numbers by which the user knows them, where these are not 0 to count - 1.
+    ``loss_scale`` is the slot of the scale of a robust loss, where there is one.
     """
 
     name: str
@@ -82,6 +83,7 @@ class BoundGroup:
     count: int
     bindings: tuple[Binding, ...]
     elements: IndexArray | None = None
+    loss_scale: int | None = None
 
     def kernel(self, product: Product) -> Kernel:
         """Kernel of a product; groups of equal topology share it."""
@@ -104,6 +106,7 @@ class BoundGroup:
             count=stop - start,
             bindings=tuple(b.part(start, stop) for b in self.bindings),
             elements=None if self.elements is None else self.elements[start:stop],
+            loss_scale=self.loss_scale,
         )
 
 
