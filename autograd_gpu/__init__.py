@@ -98,6 +98,7 @@ from autograd_gpu.solvers.lbfgs import LBFGSOptions
 from autograd_gpu.solvers.least_squares import least_squares
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.nan_search import debug_nans
+from autograd_gpu.solvers.newton import NewtonOptions
 from autograd_gpu.solvers.options import Graduation
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.scalar_least_squares import NonlinearLeastSquares
@@ -143,6 +144,7 @@ __all__ = [
     "Matrix",
     "MeshError",
     "MissingDependencyError",
+    "NewtonOptions",
     "NonlinearLeastSquares",
     "PrecisionError",
     "Problem",

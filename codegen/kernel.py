@@ -58,7 +58,8 @@ class Slot:
         kind: parameter block or data row.
         shape: shape that the residual function sees.
         ambient: numbers stored per block.
-        tangent: degrees of freedom per block (0 for data); equal to ``ambient`` off manifolds.
+        tangent: degrees of freedom per block, equal to ``ambient`` off manifolds; 0 for data, and
+            for parameters by which nothing is differentiated.
     """
 
     kind: SlotKind
@@ -269,7 +270,7 @@ def _cost(graph: Graph, losses: LossBlocks) -> Graph:
 
 def _with_jacobian(base: Kernel, losses: LossBlocks) -> Kernel:
     """Attach the Jacobian; zeros and constants of it are facts of the kernel, not outputs."""
-    wrt = [k for k, s in enumerate(base.slots) if s.kind is SlotKind.PARAMETER]
+    wrt = [k for k, s in enumerate(base.slots) if s.tangent]
     if losses.count:
         plain = value_and_jacobian(residuals_only(base.graph, losses), wrt)
         both = corrected(base.graph, plain, losses)

@@ -17,6 +17,7 @@ from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding, Session
 from autograd_gpu.runtime.batch_executor import BatchExecutor
 from autograd_gpu.runtime.choice import BackendChoice, open_session
+from autograd_gpu.runtime.numpy_backend import NumpySession
 from autograd_gpu.solvers.normal_equations import NormalEquations
 from autograd_gpu.solvers.residual_group import ResidualGroup, data_binding, parameter_binding
 from autograd_gpu.solvers.selection import ParameterArray, Selection
@@ -38,7 +39,7 @@ class Analysis:
     """
 
     def __init__(self, problem: Problem) -> None:
-        if not problem.groups:
+        if not problem.groups and not problem.energies:
             raise InputError(
                 "the problem has no residuals; call problem.add_residuals(fn, …) first"
             )
@@ -58,6 +59,7 @@ class Analysis:
         self.parameter_count = total
         self.column_count = free
         self.groups = tuple(self._bind(g) for g in problem.groups)
+        self.energies = tuple(self._bind(g) for g in problem.energies)
         self._given_as = [g.given_as or g.name for g in problem.groups]
         self.has_losses = any(g.topology.losses.count for g in self.groups)
         self._first_columns = {
@@ -141,9 +143,9 @@ class Analysis:
                 in_row[:, row] += kept[:, k]
             counts.append(in_row.ravel())
             columns.append(cols.ravel())
-        flat = np.concatenate(columns)
+        flat = np.concatenate([np.empty(0, np.int64), *columns])
         kept = flat >= 0
-        indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        indptr = np.cumsum(np.concatenate([np.zeros(1, np.int64), *counts]))
         if kept.all():
             return indptr, flat, None
         return indptr, flat[kept], kept
@@ -173,18 +175,48 @@ class Analysis:
         kept = self._pattern[2]
         return values if kept is None else values[kept]
 
+    def columns_of_elements(self, group: BoundGroup) -> IndexArray:
+        """Column of each local column of a group's elements, ``(count, n)``, -1 where frozen."""
+        columns = self._local_columns(group)
+        return np.stack(columns, axis=1) if columns else np.empty((group.count, 0), np.int64)
+
+    @cached_property
+    def _energy_pattern(self) -> tuple[IndexArray, IndexArray]:
+        """A row for every element of an energy, with all columns that it depends on."""
+        parts = [self.columns_of_elements(g) for g in self.energies]
+        counts = np.concatenate([(p >= 0).sum(axis=1) for p in parts])
+        columns = np.concatenate([p[p >= 0] for p in parts])
+        return np.concatenate([[0], np.cumsum(counts)]), columns
+
+    @property
+    def energy_entries(self) -> int:
+        """Entries that energies add to the pattern of the normal equations; their J is zero."""
+        return len(self._energy_pattern[1]) if self.energies else 0
+
     @cached_property
     def normal_equations(self) -> NormalEquations:
-        """Symbolic phase of JᵀJ."""
+        """Symbolic phase of JᵀJ, and of the Hessians of energies.
+
+        To the pattern of J belongs a row for every element of an energy, whose values are zero.
+        """
         if self._origin is not None:
             return self._origin.normal_equations
-        return NormalEquations(self.indptr, self.indices, self.column_count)
+        if not self.energies:
+            return NormalEquations(self.indptr, self.indices, self.column_count)
+        indptr, indices = self._energy_pattern
+        return NormalEquations(
+            np.concatenate([self.indptr, self.indptr[-1] + indptr[1:]]),
+            np.concatenate([self.indices, indices]),
+            self.column_count,
+        )
 
     def session(self, choice: BackendChoice) -> Session:
         """The session for a backend choice; opened at first use."""
         key = choice.session_key
         if key not in self._sessions:
-            if self._limits is None:
+            if not self.groups:  # energies have sessions of their own
+                session = NumpySession((), self.parameter_count, "float64")
+            elif self._limits is None:
                 session = open_session(choice, self.groups, self.parameter_count)
             else:
                 session = BatchExecutor(self.groups, self.parameter_count, choice, self._limits)
@@ -226,6 +258,14 @@ class Analysis:
                 return f"residuals {group.name!r}, element {number}, component {component}"
             row -= size
         return f"row {row}"
+
+    def locate_energy(self, element: int) -> str:
+        """``energy 'bending', element 12`` for an element among those of all energies."""
+        for group in self.energies:
+            if element < group.count:
+                return f"energy {group.name!r}, element {group.element(element)}"
+            element -= group.count
+        return f"element {element} of the energies"
 
     def close(self) -> None:
         """Free the sessions."""

@@ -118,6 +118,11 @@ def audit(
 ) -> Audit:
     """Compare at the problem's current parameters; see ``Problem.audit``."""
     analysis = problem.analysis()
+    if analysis.energies:
+        raise InputError(
+            f"audit: compares residuals, and {analysis.energies[0].name!r} is an energy; compare "
+            "problem.evaluate(backend=…) of two backends"
+        )
     opened = problem.device(device)
     rows = analysis.row_count
     choice = choose_backend(backend, precision, opened, rows)

@@ -95,7 +95,7 @@ class ElementEnergies:
         self._analysis = analysis
         self._choice = choice
         self._watch = watch
-        self._groups = [_energy_group(g) for g in analysis.groups]
+        self._groups = [*map(_energy_group, analysis.groups), *analysis.energies]
         indptr, indices, self._kept = analysis.pattern_of(self._groups)
         self._assembly = HostAssembly(indptr, indices, analysis.column_count)
         watch.lap("analyze")
@@ -120,8 +120,7 @@ class ElementEnergies:
         self._watch.lap("assemble")
         trouble = ""
         if not math.isfinite(cost):
-            residuals = self._analysis.session(self._choice).residuals(parameters)
-            trouble = _worst_residual(self._analysis, residuals)
+            trouble = self._worst(parameters, costs)
         elif not np.isfinite(gradient).all():
             row = int(
                 np.searchsorted(self._assembly.indptr, np.argmax(~np.isfinite(free)), "right")
@@ -138,6 +137,18 @@ class ElementEnergies:
     def change(self, before: GradientPoint, after: GradientPoint) -> float:
         """Sum of what each element changed by."""
         return float(np.sum(after.terms - before.terms))
+
+    def _worst(self, parameters: FloatArray, costs: FloatArray) -> str:
+        analysis = self._analysis
+        first = sum(g.count for g in analysis.groups)
+        if not np.isfinite(costs[:first]).all() or np.isfinite(costs).all():
+            residuals = analysis.session(self._choice).residuals(parameters)
+            if len(residuals):
+                return _worst_residual(analysis, residuals)
+        energies = costs[first:]
+        bad = ~np.isfinite(energies)
+        element = int(np.argmax(bad if bad.any() else np.abs(energies)))
+        return f"{analysis.locate_energy(element)} is {energies[element]}"
 
     def _locate(self, element: int) -> str:
         for group in self._groups:
@@ -247,6 +258,9 @@ def open_cost_gradient(
     analysis: Analysis, choice: BackendChoice, start: FloatArray, watch: Stopwatch
 ) -> CostGradient:
     """What suits a backend."""
-    if choice.device is not None and choice.precision == "float32" and analysis.column_count:
+    resident = choice.device is not None and choice.precision == "float32"
+    # The gathered gradient is that of residuals.
+    if resident and analysis.column_count and not analysis.energies:
+        assert choice.device is not None
         return DeviceGradient(analysis, choice, choice.device, start, watch)
     return ElementEnergies(analysis, choice, watch)

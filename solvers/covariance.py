@@ -83,6 +83,11 @@ def covariance(
 ) -> Covariance:
     """See ``Problem.covariance``."""
     analysis = problem.analysis()
+    if analysis.energies:
+        raise InputError(
+            f"covariance: (JᵀJ)⁻¹ says nothing about the energy {analysis.energies[0].name!r}; "
+            "problem.evaluate().energy_hessian and .jacobian make up the matrix to invert"
+        )
     columns = [_columns(analysis, problem, c, k) for k, c in enumerate(chosen)]
     if not columns:
         raise InputError(

@@ -14,7 +14,9 @@ from autograd_gpu.runtime.choice import choose_backend
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from autograd_gpu.runtime.choice import BackendChoice
     from autograd_gpu.runtime.device import Device
+    from autograd_gpu.solvers.analysis import Analysis
     from autograd_gpu.solvers.problem import Problem
 
 
@@ -28,7 +30,9 @@ class Evaluation:
             the cost, and JᵀJ its Gauss-Newton matrix.
         jacobian: sparse CSR, ``(rows, columns)``; ``problem.columns(x)`` says which column is
             which.
-        cost: ½Σρ(‖r‖²) over the elements, ½‖r‖² without losses.
+        cost: ½Σρ(‖r‖²) over the elements, ½‖r‖² without losses, plus the energies.
+        energy_gradient: of the energies alone, ``(columns,)``; None without any.
+        energy_hessian: sum of their Hessians as they are (not projected), sparse CSR; or None.
         backend, precision, device: where it was computed.
         reason: why there.
     """
@@ -40,11 +44,14 @@ class Evaluation:
     precision: str
     device: str
     reason: str
+    energy_gradient: FloatArray | None = None
+    energy_hessian: csr_array[Any] | None = None
 
     @cached_property
     def gradient(self) -> FloatArray:
-        """Jᵀr, ``(columns,)``."""
-        return np.asarray(cast(Any, self.jacobian).T @ self.residuals)
+        """Gradient of the cost, Jᵀr + Σ∂E, ``(columns,)``."""
+        squares = np.asarray(cast(Any, self.jacobian).T @ self.residuals)
+        return squares if self.energy_gradient is None else squares + self.energy_gradient
 
 
 def current_parameters(problem: Problem) -> FloatArray:
@@ -59,7 +66,8 @@ def evaluate(
     from scipy.sparse import csr_array
 
     analysis = problem.analysis()
-    choice = choose_backend(backend, precision, problem.device(device), analysis.row_count)
+    size = analysis.row_count + sum(g.count for g in analysis.energies)
+    choice = choose_backend(backend, precision, problem.device(device), size)
     session = analysis.session(choice)
     x = current_parameters(problem)
     residuals, values = session.residual_jacobian(x)
@@ -73,12 +81,37 @@ def evaluate(
     if analysis.given_order is not None:
         residuals = residuals[analysis.given_order]
         jacobian = cast(Any, jacobian)[analysis.given_order]
+    energies, gradient, curvature = _energies(analysis, choice, x)
     return Evaluation(
         residuals=residuals,
         jacobian=jacobian,
-        cost=session.cost(x),
+        cost=session.cost(x) + energies,
         backend=choice.backend,
         precision=choice.precision,
         device=session.description,
         reason=choice.reason,
+        energy_gradient=gradient,
+        energy_hessian=curvature,
     )
+
+
+def _energies(
+    analysis: Analysis, choice: BackendChoice, x: FloatArray
+) -> tuple[float, FloatArray | None, csr_array[Any] | None]:
+    """Sum of the energies, their gradient and their Hessian."""
+    from scipy.sparse import csr_array
+
+    from autograd_gpu.solvers.energy_model import EnergyModel
+
+    if not analysis.energies:
+        return 0.0, None, None
+    model = EnergyModel(analysis, choice)
+    try:
+        found = model.quadratic(x, "none")
+    finally:
+        model.close()
+    normal = analysis.normal_equations
+    upper: Any = csr_array((found.upper, normal.indices, normal.indptr), shape=(normal.n, normal.n))
+    both: Any = upper + upper.T
+    both.setdiag(upper.diagonal())
+    return float(np.sum(found.energies)), found.gradient, csr_array(both)

@@ -17,7 +17,7 @@ from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.damped_system import DAMPING_FORMS, LinearStep
 from autograd_gpu.solvers.host_engine import HostRun, NormalEquationsEngine
 from autograd_gpu.solvers.line_search import WolfeConditions, backtracking, strong_wolfe
-from autograd_gpu.solvers.linearization import Trial
+from autograd_gpu.solvers.linearization import Linearization, Trial
 from autograd_gpu.solvers.options import (
     COUNT,
     LINE_SEARCH_CHECKS,
@@ -31,7 +31,7 @@ from autograd_gpu.solvers.step_control import Regularization
 # Where only less than this share of a step lowers the cost, its direction is not worth following:
 # close to a singular JᵀJ steps become ever longer and useful parts of them ever shorter (the method
 # would stall at points with a gradient; Powell 1970 has an example). The next step is damped.
-_SHORTEST = 0.05
+SHORTEST = 0.05
 
 LINE_SEARCHES = ("backtracking", "strong-wolfe")
 
@@ -83,8 +83,14 @@ class GaussNewtonOptions(SolverOptions):
 class GaussNewton(NormalEquationsEngine):
     """One run of the method on the host; an engine. The damping of its records is λ, mostly 0."""
 
-    def __init__(self, run: HostRun, options: GaussNewtonOptions) -> None:
-        super().__init__(run, options.linear_tolerance, options.max_linear_iterations)
+    def __init__(
+        self,
+        run: HostRun,
+        options: GaussNewtonOptions,
+        point: Linearization | None = None,
+        shortest: float = SHORTEST,
+    ) -> None:
+        super().__init__(run, options.linear_tolerance, options.max_linear_iterations, point)
         self._scale = DAMPING_FORMS[options.scaling]
         self._control = Regularization()
         self._strong = options.line_search == "strong-wolfe"
@@ -92,7 +98,7 @@ class GaussNewton(NormalEquationsEngine):
             decrease=options.sufficient_decrease,
             curvature=options.curvature,
             max_evaluations=options.max_line_search_steps,
-            shortest=_SHORTEST,
+            shortest=shortest,
         )
 
     @property
@@ -108,8 +114,9 @@ class GaussNewton(NormalEquationsEngine):
             control.rejected()
             return self.refuse(linear, damping, control.exhausted)
         slope = float(point.normal.gradient @ linear.step)
-        length, trial = self._search(linear, slope)
-        if length is None or length < _SHORTEST:
+        first = self.longest(linear)
+        length, trial = self._search(linear, slope, first)
+        if length is None or length < self._conditions.shortest * first:
             control.rejected()
             return self.refuse(linear, damping, control.exhausted, trial)
         control.accepted(1.0)
@@ -123,7 +130,11 @@ class GaussNewton(NormalEquationsEngine):
         )
         return self.keep(part, damping, trial)
 
-    def _search(self, linear: LinearStep, slope: float) -> tuple[float | None, Trial]:
+    def longest(self, linear: LinearStep) -> float:
+        """Length along a step that is tried first: all of it."""
+        return 1.0
+
+    def _search(self, linear: LinearStep, slope: float, first: float) -> tuple[float | None, Trial]:
         """Length along the step and the point there; None and the last point if there is none."""
         tried: dict[float, Trial] = {}
 
@@ -137,9 +148,9 @@ class GaussNewton(NormalEquationsEngine):
             return found, self.point.slope(tried[length], linear.step) if usable else math.inf
 
         if not slope < 0.0:
-            return None, self.point.trial(linear.step)
+            return None, self.point.trial(first * linear.step)
         if self._strong:
-            length = strong_wolfe(both, slope, 1.0, self._conditions)
+            length = strong_wolfe(both, slope, first, self._conditions)
         else:
-            length = backtracking(change, slope, 1.0, self._conditions)
+            length = backtracking(change, slope, first, self._conditions)
         return length, tried[next(reversed(tried)) if length is None else length]

@@ -68,7 +68,9 @@ def check_gradients(problem: Problem, samples: int, seed: int) -> GradientCheck:
     analysis = problem.analysis()
     x = current_parameters(problem)
     generator = np.random.default_rng(seed)
-    return GradientCheck(tuple(_check(g, x, samples, generator) for g in analysis.groups))
+    return GradientCheck(
+        tuple(_check(g, x, samples, generator) for g in (*analysis.groups, *analysis.energies))
+    )
 
 
 def _check(

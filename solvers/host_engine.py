@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from autograd_gpu.runtime.batch import FloatArray, Session
+from autograd_gpu.runtime.choice import BackendChoice
 from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
@@ -30,6 +31,7 @@ class HostRun:
         linear_solver: owned by the engine, which closes it.
         linear_solver_reason: why that one.
         watch: books the time.
+        choice: backend and precision, for sessions of an engine's own.
     """
 
     analysis: Analysis
@@ -39,6 +41,7 @@ class HostRun:
     linear_solver: LinearSolver | DenseQR
     linear_solver_reason: str
     watch: Stopwatch
+    choice: BackendChoice
 
 
 class NormalEquationsEngine(ABC):
@@ -48,15 +51,22 @@ class NormalEquationsEngine(ABC):
         run: what it is made of.
         linear_tolerance: relative residual at which an iterative linear solver stops.
         max_linear_iterations: of an iterative linear solver, per step.
+        point: the point to start from; one at ``run.start`` that knows residuals alone if None.
     """
 
-    def __init__(self, run: HostRun, linear_tolerance: float, max_linear_iterations: int) -> None:
+    def __init__(
+        self,
+        run: HostRun,
+        linear_tolerance: float,
+        max_linear_iterations: int,
+        point: Linearization | None = None,
+    ) -> None:
         self._run = run
         solver = run.linear_solver
         if isinstance(solver, ConjugateGradients):
             solver.tolerance = linear_tolerance
             solver.max_iterations = max_linear_iterations
-        self.point = Linearization(run.analysis, run.session, run.start, run.watch)
+        self.point = point or Linearization(run.analysis, run.session, run.start, run.watch)
         self._system: DampedSystem | None = None
 
     @property

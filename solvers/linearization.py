@@ -121,7 +121,9 @@ class Linearization:
         free = analysis.free_values(values)
         self._system = (free, corrected)
         self._jacobian = None
-        self.normal.assemble(free, corrected)
+        trouble = self._assemble(free, corrected)
+        if trouble:
+            return trouble
         self.gradient_norm = float(np.max(np.abs(self.normal.gradient), initial=0.0))
         self._watch.lap("assemble")
         if not math.isfinite(self.gradient_norm) or not np.isfinite(self.normal.diagonal).all():
@@ -131,6 +133,11 @@ class Linearization:
             if not math.isfinite(free[entry]):
                 return f"{where} is not finite"
             return f"{where} is {free[entry]:.3g}, and its square is not finite"
+        return ""
+
+    def _assemble(self, free: FloatArray, corrected: FloatArray) -> str:
+        """Normal equations from the values of J and r; what is not finite, if it is not them."""
+        self.normal.assemble(free, corrected)
         return ""
 
     def least_squares(self) -> tuple[Any, FloatArray]:

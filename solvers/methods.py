@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,7 @@ from autograd_gpu.solvers.gradient_engine import GradientRun
 from autograd_gpu.solvers.host_engine import HostRun
 from autograd_gpu.solvers.lbfgs import LBFGS, LBFGSOptions
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardt, LevenbergMarquardtOptions
+from autograd_gpu.solvers.newton import Newton, NewtonOptions
 from autograd_gpu.solvers.options import SolverOptions
 
 
@@ -50,6 +51,7 @@ _ALL = (
     Method(LevenbergMarquardtOptions, LevenbergMarquardt),
     Method(GaussNewtonOptions, GaussNewton),
     Method(DoglegOptions, Dogleg),
+    Method(NewtonOptions, Newton),
     GradientMethod(LBFGSOptions, LBFGS),
     GradientMethod(AdamOptions, Adam),
     GradientMethod(AdamWOptions, Adam),
@@ -59,6 +61,53 @@ _ALL = (
 METHODS: Mapping[str, Method | GradientMethod] = MappingProxyType(
     {m.options.method: m for m in _ALL}
 )
+
+
+def choose_method(
+    method: str, energies: Sequence[str], linear_solver: str, precision: str
+) -> tuple[str, str]:
+    """The method for a problem, and why.
+
+    Args:
+        method: a name, or ``auto``.
+        energies: names of the problem's energies.
+        linear_solver: as requested.
+        precision: as requested.
+
+    Raises:
+        InputError: the problem has energies, and the method, the linear solver or the precision
+            knows only residuals.
+    """
+    listed = ", ".join(map(repr, energies))
+    if method == "auto":
+        if not energies:
+            return LevenbergMarquardtOptions.method, "the cost is a sum of squares"
+        method, why = NewtonOptions.method, f"the problem has energies ({listed})"
+    else:
+        why = "as requested"
+    if not energies:
+        return method, why
+    able = [m.options.method for m in _ALL if m.options is NewtonOptions or _by_gradients(m)]
+    if method in METHODS and method not in able:
+        raise InputError(
+            f"method={method!r} minimises sums of squares, and the problem has energies "
+            f"({listed}); expected one of {', '.join(able)}"
+        )
+    if precision == "mixed":
+        raise InputError(
+            f"precision='mixed' is for Jacobians of residuals, and the problem has energies "
+            f"({listed}); expected 'float32' or 'float64'"
+        )
+    if linear_solver == "dense-qr":
+        raise InputError(
+            f"linear_solver='dense-qr' factorises J, and energies ({listed}) have none; expected "
+            "'dense-cholesky' or 'auto'"
+        )
+    return method, why
+
+
+def _by_gradients(method: Method | GradientMethod) -> bool:
+    return isinstance(method, GradientMethod)
 
 
 def check_method(

@@ -103,6 +103,31 @@ class NormalEquations:
             self.assembly.transposed_product(values, r, self.gradient)
         np.take(self.upper, self._diagonal_positions, out=self.diagonal)
 
+    def add(self, upper: FloatArray, gradient: FloatArray) -> None:
+        """Add another symmetric matrix of the same pattern, and to the gradient.
+
+        Args:
+            upper: its upper triangle, shape (upper entries,).
+            gradient: shape (columns,).
+        """
+        self.upper += upper
+        self.gradient += gradient
+        np.take(self.upper, self._diagonal_positions, out=self.diagonal)
+
+    def positions(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Place in `upper` of entries of the pattern, row <= column; same shape as both.
+
+        Raises:
+            ShapeError: an entry is not in the pattern.
+        """
+        starts = np.repeat(np.arange(self.n), np.diff(self.indptr))
+        keys = starts * np.int64(self.n) + self.indices
+        wanted = rows * np.int64(self.n) + columns
+        found = np.searchsorted(keys, wanted).astype(np.int64)
+        if wanted.size and (keys[np.minimum(found, keys.size - 1)] != wanted).any():
+            raise ShapeError("normal equations: an entry is not in the pattern of the matrix")
+        return found
+
     def damped(self, damping: FloatArray | float) -> FloatArray:
         """Values of the upper triangle of JᵀJ + diag(damping).
 

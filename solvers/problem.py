@@ -60,6 +60,8 @@ class _Values:
 class Problem:
     """Parameters and residuals; ``cost`` is ½Σρ(‖r‖²) over all elements, ½‖r‖² without losses.
 
+    Energies that are no squares of residuals may be added to it.
+
     Arrays are copied when they are given and never changed. A problem is described once and can
     be evaluated and solved many times; compiled kernels are kept with it.
 
@@ -72,6 +74,7 @@ class Problem:
         self._parameters: dict[str, ParameterArray] = {}
         self._values: dict[str, _Values] = {}
         self._groups: dict[str, ResidualGroup | RaggedGroup] = {}
+        self._energies: dict[str, ResidualGroup | RaggedGroup] = {}
         self._analysis: Analysis | None = None
         self._devices: dict[str, Device] = {}
         self.batch_limits: BatchLimits | None = None
@@ -154,6 +157,56 @@ class Problem:
         """
         title = self._free_name(name or function_name(fn), named=name is not None)
         what = f"residuals {title!r}"
+        self._groups[title] = self._traced(fn, arguments, weight, loss, title, what)
+        self._forget()
+
+    def add_energy(
+        self,
+        fn: Callable[..., Any],
+        *arguments: Any,
+        weight: ArrayLike | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Add an energy that is no square of residuals: one number per element of a batch.
+
+        The cost is then ½Σρ(‖r‖²) + ΣE, minimised by ``method="newton"`` (the default, as soon as
+        there are energies) or by a method that takes gradients alone.
+
+        Args:
+            fn: energy of one element, in plain Python; traced now, once. Infinity or NaN, better
+                a large number, say where it is not defined: no step is kept there.
+            arguments: as for ``add_residuals``.
+            weight: multiplies the energy: a number, or ``(count,)``; in ``update`` the data
+                argument ``weight``.
+            name: for reports, unique among residuals and energies; the function's by default.
+
+        Raises:
+            TraceError: the function cannot be traced.
+            ShapeError: it returns more than one number, or an argument does not fit.
+            IndexRangeError, InputError: an argument does not fit.
+        """
+        title = self._free_name(name or function_name(fn), named=name is not None)
+        what = f"energy {title!r}"
+        group = self._traced(fn, arguments, weight, None, title, what)
+        size = group.parts[0].residual_size
+        if size != 1:
+            raise ShapeError(
+                f"{what}: returns {size} numbers, expected one, the energy of an element; for a "
+                "sum of squares call problem.add_residuals"
+            )
+        self._energies[title] = group
+        self._forget()
+
+    def _traced(
+        self,
+        fn: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        weight: ArrayLike | None,
+        loss: Loss | Callable[[Any], Any] | None,
+        title: str,
+        what: str,
+    ) -> ResidualGroup | RaggedGroup:
+        """Check what a function is given, and trace it for its batch."""
         if not arguments:
             raise InputError(f"{what}: has no arguments; pass the parameters it acts on")
         _check_signature(fn, len(arguments), what)
@@ -173,13 +226,9 @@ class Problem:
             raise InputError(f"{what}: the batch is empty; leave the group out")
         checked = None if loss is None else as_loss(loss, what)
         if any(rows_of(g) is not None for g in gathered):
-            self._groups[title] = trace_ragged_group(
-                fn, names, gathered, count, weight, checked, title
-            )
-        else:
-            plain = cast("list[GroupArgument]", gathered)
-            self._groups[title] = trace_group(fn, names, plain, count, weight, checked, title)
-        self._forget()
+            return trace_ragged_group(fn, names, gathered, count, weight, checked, title)
+        plain = cast("list[GroupArgument]", gathered)
+        return trace_group(fn, names, plain, count, weight, checked, title)
 
     def add_group(self, group: ResidualGroup) -> None:
         """Add residuals that are traced and bound to this problem's arrays already."""
@@ -188,7 +237,8 @@ class Problem:
         self._forget()
 
     def _free_name(self, wanted: str, *, named: bool) -> str:
-        if wanted not in self._groups:
+        taken = self._groups.keys() | self._energies.keys()
+        if wanted not in taken:
             return wanted
         if named:
             raise InputError(
@@ -196,7 +246,7 @@ class Problem:
                 "another"
             )
         k = 2
-        while f"{wanted}_{k}" in self._groups:
+        while f"{wanted}_{k}" in taken:
             k += 1
         return f"{wanted}_{k}"
 
@@ -286,15 +336,17 @@ class Problem:
                 )
             fresh[name] = values
         groups: dict[str, ResidualGroup | RaggedGroup] = {}
+        before = {**self._groups, **self._energies}
         for name, new in (data or {}).items():
-            if name not in self._groups:
-                known = ", ".join(map(repr, self._groups))
+            if name not in before:
+                known = ", ".join(map(repr, before))
                 raise InputError(f"update: no residuals {name!r}; the problem has {known}")
-            groups[name] = self._groups[name].with_data(new)
+            groups[name] = before[name].with_data(new)
         for name, values in fresh.items():
             self._values[name].array = values
+        for name, group in groups.items():
+            (self._groups if name in self._groups else self._energies)[name] = group
         if groups:
-            self._groups.update(groups)
             self._forget()
 
     # -- what others read ----------------------------------------------------------------------
@@ -303,6 +355,11 @@ class Problem:
     def groups(self) -> tuple[ResidualGroup, ...]:
         """Batches of one topology in the order added; a ragged group is one for each length."""
         return tuple(part for group in self._groups.values() for part in group.parts)
+
+    @property
+    def energies(self) -> tuple[ResidualGroup, ...]:
+        """Batches of energies, of one output each, in the order added; as ``groups``."""
+        return tuple(part for group in self._energies.values() for part in group.parts)
 
     @property
     def arrays(self) -> tuple[ParameterArray, ...]:
@@ -429,10 +486,6 @@ class Problem:
         """Not available yet."""
         raise NotImplementedError("Problem.add_constraint: equality and inequality constraints")
 
-    def add_energy(self, *_: Any, **__: Any) -> None:
-        """Not available yet."""
-        raise NotImplementedError("Problem.add_energy: energies that are not least squares")
-
     def add_external(self, *_: Any, **__: Any) -> None:
         """Not available yet."""
         raise NotImplementedError("Problem.add_external: residuals computed outside")
@@ -440,7 +493,9 @@ class Problem:
     def __repr__(self) -> str:
         groups = ", ".join(f"{g.name} × {g.count}" for g in self._groups.values())
         arrays = ", ".join(f"{a.name} {self._values[a.name].array.shape}" for a in self.arrays)
-        return f"Problem(parameters: {arrays or 'none'}; residuals: {groups or 'none'})"
+        energies = ", ".join(f"{g.name} × {g.count}" for g in self._energies.values())
+        more = f"; energies: {energies}" if energies else ""
+        return f"Problem(parameters: {arrays or 'none'}; residuals: {groups or 'none'}{more})"
 
 
 def _check_signature(fn: Callable[..., Any], count: int, what: str) -> None:

@@ -72,12 +72,13 @@ class Solution:
 
     Attributes:
         values: parameter name -> array of the shape given, float64; frozen rows bit for bit.
-        cost, initial_cost: ½‖r‖².
+        cost, initial_cost: ½‖r‖², plus the energies.
         iterations: steps tried.
         status, message: why it ended.
         history: start and every iteration.
         backend, precision, device: what evaluated residuals and Jacobians.
         backend_reason: why that backend.
+        method, method_reason: how it was minimised, and why so.
         linear_solver, linear_solver_reason: what solved the linear systems, and why.
         timings: seconds by phase.
         residual_count, parameter_count: size of the problem (free parameters).
@@ -95,6 +96,8 @@ class Solution:
     precision: str
     device: str
     backend_reason: str
+    method: str
+    method_reason: str
     linear_solver: str
     linear_solver_reason: str
     timings: Mapping[str, float]
@@ -142,6 +145,7 @@ class Solution:
             ("problem", f"{self.residual_count} residuals, {self.parameter_count} free parameters"),
             ("evaluated by", f"{self.backend}, {self.precision}, {self.device}"),
             ("", self.backend_reason),
+            ("method", f"{self.method}: {self.method_reason}"),
             ("linear solver", self.linear_solver),
             ("", self.linear_solver_reason),
             ("time", f"{total:.3g} s: {phases}"),

@@ -15,6 +15,7 @@ from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend, runs_on_a_gpu
 from autograd_gpu.solvers.cost_gradient import open_cost_gradient
 from autograd_gpu.solvers.driver import Engine, Observer, iterate
+from autograd_gpu.solvers.energy_model import total_energy
 from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.gradient_engine import GradientRun
 from autograd_gpu.solvers.graduation import solve_graduated
@@ -25,7 +26,7 @@ from autograd_gpu.solvers.linear_solvers import (
     choose_linear_solver,
 )
 from autograd_gpu.solvers.linearization import Stopwatch
-from autograd_gpu.solvers.methods import METHODS, GradientMethod, check_method
+from autograd_gpu.solvers.methods import METHODS, GradientMethod, check_method, choose_method
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
@@ -41,7 +42,7 @@ Callback = Callable[[IterationRecord], Any]
 
 def solve(
     problem: Problem,
-    method: str = "levenberg-marquardt",
+    method: str = "auto",
     linear_solver: str = "auto",
     options: SolverOptions | None = None,
     backend: str = "auto",
@@ -50,12 +51,13 @@ def solve(
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Solution:
-    """Minimise ½‖r‖² from the problem's current parameters, which stay as they are.
+    """Minimise ½‖r‖² + ΣE from the problem's current parameters, which stay as they are.
 
     Args:
         problem: what to solve.
-        method: ``levenberg-marquardt``, ``gauss-newton``, ``dogleg``; by gradients alone
-            ``l-bfgs``, ``adam``, ``adamw``, ``gradient-descent``.
+        method: ``auto``: ``newton`` if there are energies, else ``levenberg-marquardt``; or
+            ``gauss-newton``, ``dogleg``; by gradients alone ``l-bfgs``, ``adam``, ``adamw``,
+            ``gradient-descent``.
         linear_solver: ``auto``, ``sparse-cholesky``, ``dense-cholesky``, ``dense-qr``,
             ``schur``, ``schur-implicit`` or ``pcg`` (conjugate gradients; with backend ``wgsl``
             the whole solve then stays on the device).
@@ -77,14 +79,17 @@ def solve(
         NotImplementedError: a method or option that is not available yet.
     """
     check_linear_solver(linear_solver)
-    chosen = check_method(method, options, linear_solver, precision)
     if not isinstance(problem, Problem):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"problem: got {type(problem).__name__}, expected an ag.Problem")
+    energies = [g.name for g in problem.energies]
+    method, why_method = choose_method(method, energies, linear_solver, precision)
+    chosen = check_method(method, options, linear_solver, precision)
     if callback is not None and not callable(callback):
         raise InputError(f"callback: got {type(callback).__name__}, expected a function")
     began = time.perf_counter()
     analysis = problem.analysis()
-    choice = choose_backend(backend, precision, problem.device(device), analysis.row_count)
+    size = analysis.row_count + sum(g.count for g in analysis.energies)
+    choice = choose_backend(backend, precision, problem.device(device), size)
     why = _on_device(choice, linear_solver, analysis, chosen)
     timings: dict[str, float] = {}
 
@@ -106,7 +111,7 @@ def solve(
         stages = Stages(run_stage, chosen, observer)
         whole = _run_all(analysis, choice, current_parameters(problem), chosen, stages)
     timings["total"] = time.perf_counter() - began
-    return _solution(problem, analysis, choice, whole, timings)
+    return _solution(problem, analysis, choice, (method, why_method), whole, timings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,7 @@ def _run_all(
     def cost_at(parameters: FloatArray) -> float:
         # By the kernel that a solve has anyway; under losses its half square is the cost.
         residuals = analysis.session(choice).residuals(parameters).astype(np.float64)
-        return 0.5 * float(residuals @ residuals)
+        return 0.5 * float(residuals @ residuals) + total_energy(analysis, choice, parameters)
 
     initial_cost = cost_at(start)
     graduated = solve_graduated(analysis, choice, start, options, stages)
@@ -222,6 +227,7 @@ def _host_engine(
         linear_solver=solver,
         linear_solver_reason=why,
         watch=watch,
+        choice=choice,
     )
     engine = method.engine(run, options)
     if choice.precision != "mixed":
@@ -254,6 +260,7 @@ def _solution(
     problem: Problem,
     analysis: Analysis,
     choice: BackendChoice,
+    method: tuple[str, str],
     whole: _Whole,
     timings: dict[str, float],
 ) -> Solution:
@@ -277,6 +284,8 @@ def _solution(
         precision=choice.precision,
         device=last.device,
         backend_reason=choice.reason,
+        method=method[0],
+        method_reason=method[1],
         linear_solver=solver,
         linear_solver_reason=why,
         timings=timings,

@@ -116,8 +116,9 @@ class Termination:
     def _after_accepted(self, record: StepRecord) -> Verdict | None:
         if self._options.window() > 1:
             return self._short(record) if self._is_short(record) else None
-        if -record.change <= self._options.function_tolerance * record.cost_before:
-            share = -record.change / record.cost_before if record.cost_before > 0.0 else 0.0
+        before = abs(record.cost_before)  # energies may be negative
+        if -record.change <= self._options.function_tolerance * before:
+            share = -record.change / before if before > 0.0 else 0.0
             return Verdict(
                 Status.CONVERGED_FUNCTION, f"the cost changed by {share:.3g}, relatively"
             )

@@ -388,7 +388,7 @@ CASES: dict[str, Case] = {
         lambda t: ag.solve(t.problem, backend="cpu", device="llvmpipe"),
     ),
     "unknown method": (
-        INPUT, ("method='newton'", "levenberg-marquardt"), lambda t: ag.solve(t.problem, "newton"),
+        INPUT, ("method='nelder'", "levenberg-marquardt"), lambda t: ag.solve(t.problem, "nelder"),
     ),
     "unknown linear solver": (
         INPUT, ("linear_solver='lu'", "sparse-cholesky"),
@@ -447,7 +447,7 @@ def test_a_device_given_has_nothing_to_do(adapter: str) -> None:
     counters = device.counters.snapshot()
     setting = make_setting()
     for keywords in (
-        {"linear_solver": "lu"}, {"method": "newton"}, {"precision": "half"},
+        {"linear_solver": "lu"}, {"method": "nelder"}, {"precision": "half"},
         {"options": {}}, {"backend": "cuda"}, {"backend": "numba"}, {"callback": 3},
     ):  # fmt: skip
         with pytest.raises(ag.InputError):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd_gpu.runtime.iterative_kernels import ITERATIVE_KERNELS
+from autograd_gpu.runtime.small_matrix_kernels import SMALL_MATRIX_KERNELS
 
 Float = NDArray[np.float64]
 Index = NDArray[np.integer[Any]]
@@ -269,8 +270,8 @@ def _block_gram(
 
 
 # Argument types: n integer, f float, b boolean, I/K index arrays of J and of JᵀJ, F float array,
-# M matrix; "+" marks arrays that the kernel writes. The others are declared read-only, which takes
-# both.
+# M matrix, T stack of matrices, V booleans; "+" marks arrays that the kernel writes. The others are
+# declared read-only, which takes both.
 _KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "transpose": (_transpose, "I I I+ I+ I+"),
     "count_upper": (_count_upper, "n n I I I I I+ L+"),
@@ -286,6 +287,7 @@ _KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "forward_blocks": (_forward_blocks, "n n I I F F+"),
     "backward_blocks": (_backward_blocks, "n n I I F F+"),
     **ITERATIVE_KERNELS,
+    **SMALL_MATRIX_KERNELS,
 }
 
 
@@ -300,7 +302,10 @@ def kernel(name: str, index_type: str, gram_index_type: str = "int32") -> Callab
         "L": types.int64,
         "F": types.float64,
         "M": types.float64,
+        "T": types.float64,
+        "V": types.boolean,
     }
+    ranks = {"M": 2, "T": 3}
 
     def argument(code: str) -> Any:
         if code == "n":
@@ -309,8 +314,9 @@ def kernel(name: str, index_type: str, gram_index_type: str = "int32") -> Callab
             return types.float64
         if code == "b":
             return types.boolean
-        dimensions = 2 if code[0] == "M" else 1
-        return types.Array(element[code[0]], dimensions, "C", readonly=not code.endswith("+"))
+        return types.Array(
+            element[code[0]], ranks.get(code[0], 1), "C", readonly=not code.endswith("+")
+        )
 
     function, codes = _KERNELS[name]
     signature = types.void(*(argument(code) for code in codes.split()))
