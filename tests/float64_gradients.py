@@ -72,9 +72,9 @@ def gradient(recipe: Recipe) -> Graph:
 
 
 def draw(rng: np.random.Generator, fewest: int, most: int) -> Recipe:
-    """A recipe whose graph has ``fewest`` to ``most`` ops; sizes even in the logarithm."""
+    """A recipe whose graph has ``fewest`` to ``most`` ops; half of them below twice the fewest."""
     while True:
-        size = int(np.exp(rng.uniform(np.log(fewest), np.log(most))))
+        size = int(1.0 / rng.uniform(1.0 / most, 1.0 / fewest))
         recipe = random_recipe(rng, (max(1, size // 2), size), WIDTHS)
         if fewest <= recipe.trace().stats.ops <= most:
             return recipe
@@ -110,7 +110,7 @@ def clear_of_kinks(graph: Graph, arrays: list[Array]) -> Array:
     exact = _exactness(graph, values)
     clear = np.ones(len(arrays[0]), bool)
     with np.errstate(all="ignore"):
-        for k, node in enumerate(graph.nodes):
+        for node in graph.nodes:
             if node.op in DISTANCES:
                 operands = [values[a] for a in node.args]
                 same = functools.reduce(np.logical_and, (exact[a] for a in node.args))
@@ -156,17 +156,17 @@ def rounding_error(graph: Graph, arrays: list[Array]) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Graphs that share a kernel and their points.
+    """Graphs and the points that they share.
 
     Attributes:
-        energies: one scalar output a graph; row k of its Jacobian is the gradient of graph k.
+        energies: of one output each, whose Jacobian is the gradient.
         arrays: arguments, exact in every number type.
         exact: ``(points, graphs, components)``, in float64.
         fair: by graph, whether the rule keeps it.
         recipes: for messages.
     """
 
-    energies: Graph
+    energies: tuple[Graph, ...]
     arrays: list[Array]
     exact: Array
     fair: Array
@@ -187,9 +187,5 @@ def pack_of(seed: int, graphs: int, fewest: int, most: int) -> Pack:
         fair.append(bool(kept.all()))
         with np.errstate(all="ignore"):
             exact.append(graph(*arrays).reshape(POINTS, -1))
-
-    def energies(*arguments: Any) -> list[Any]:
-        return [energy(recipe)(*arguments) for recipe in recipes]
-
-    traced = ag.trace(energies, *WIDTHS)
-    return Pack(traced, arrays, np.stack(exact, axis=1), np.array(fair), recipes)
+    energies = tuple(ag.trace(energy(recipe), *WIDTHS) for recipe in recipes)
+    return Pack(energies, arrays, np.stack(exact, axis=1), np.array(fair), recipes)
