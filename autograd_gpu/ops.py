@@ -73,6 +73,7 @@ class Op:
             ask nothing that its automatic evaluation would take long to answer.
         expand: builds the op from others; such a row never becomes a node.
         cost: rough number of machine operations, for schedules and statistics.
+        lanes: a processor computes it for several elements at once: no call of a C library.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Op:
     sympy: str = ""
     expand: Callable[..., Any] | None = field(default=None)
     cost: int = 1
+    lanes: bool = True
 
     @property
     def arity(self) -> int:
@@ -184,6 +186,7 @@ _ARITHMETIC = (
     ),
     _row(
         "pow", "Power x ** y. Negative x: real only for integer y.", numpy=np.power, operands=_TWO,
+        lanes=False,
         partials=(
             lambda m, x, p, y: m.where(
                 m.logical_or(m.ne(x, 0.0), m.ge(p, 1.0)), p * m.pow(x, p - 1.0), 0.0
@@ -208,7 +211,7 @@ _ARITHMETIC = (
         **_spell("sqrt"),
     ),
     _row(
-        "cbrt", "Real cube root, odd in x.", numpy=np.cbrt, cost=20,
+        "cbrt", "Real cube root, odd in x.", lanes=False, numpy=np.cbrt, cost=20,
         partials=(lambda m, x, y: m.where(m.ne(x, 0.0), (1.0 / 3.0) / (y * y), 0.0),),
         domain=(_POSITIVE,),
         singular=(
@@ -282,6 +285,7 @@ _ARITHMETIC = (
     ),
     _row(
         "mod", "a - b floor(a / b), with the sign of b.", numpy=np.mod, operands=_TWO, cost=8,
+        lanes=False,
         partials=(
             lambda m, a, b, y: m.constant(1.0),
             lambda m, a, b, y: -m.floor(a / b),
@@ -342,12 +346,12 @@ _ELEMENTARY = (
         partials=(lambda m, x, y: 1.0 / x,), domain=(_POSITIVE,), **_spell("log", wgsl="ag_log"),
     ),
     _row(
-        "expm1", "exp(x) - 1, accurate near 0.", numpy=np.expm1, cost=12,
+        "expm1", "exp(x) - 1, accurate near 0.", lanes=False, numpy=np.expm1, cost=12,
         partials=(lambda m, x, y: y + 1.0,), domain=(_WIDE,),
         **_spell("expm1", wgsl="ag_expm1", sympy="sympy.exp({0}) - 1"),
     ),
     _row(
-        "log1p", "log(1 + x), accurate near 0.", numpy=np.log1p, cost=12,
+        "log1p", "log(1 + x), accurate near 0.", lanes=False, numpy=np.log1p, cost=12,
         partials=(lambda m, x, y: 1.0 / (1.0 + x),), domain=((-0.9, 5.0),),
         **_spell("log1p", wgsl="ag_log1p", sympy="sympy.log(1 + {0})"),
     ),
@@ -361,11 +365,12 @@ _ELEMENTARY = (
     ),
     _row(
         "tan", "Tangent, radians; poles at odd multiples of π/2.", numpy=np.tan, cost=16,
+        lanes=False,
         partials=(lambda m, x, y: 1.0 + y * y,), domain=((-1.3, 1.3),),
         **_spell("tan", wgsl="ag_tan"),
     ),
     _row(
-        "asin", "Arc sine; NaN outside [-1, 1].", numpy=np.arcsin, cost=16,
+        "asin", "Arc sine; NaN outside [-1, 1].", lanes=False, numpy=np.arcsin, cost=16,
         partials=(
             lambda m, x, y: m.where(m.lt(m.abs(x), 1.0), 1.0 / m.sqrt((1.0 - x) * (1.0 + x)), 0.0),
         ),
@@ -377,7 +382,7 @@ _ELEMENTARY = (
         **_spell("asin", wgsl="ag_asin", jax="arcsin"),
     ),
     _row(
-        "acos", "Arc cosine; NaN outside [-1, 1].", numpy=np.arccos, cost=16,
+        "acos", "Arc cosine; NaN outside [-1, 1].", lanes=False, numpy=np.arccos, cost=16,
         partials=(
             lambda m, x, y: m.where(m.lt(m.abs(x), 1.0), -1.0 / m.sqrt((1.0 - x) * (1.0 + x)), 0.0),
         ),
@@ -411,26 +416,29 @@ _ELEMENTARY = (
     ),
     _row(
         "sinh", "Hyperbolic sine.", numpy=np.sinh, partials=(lambda m, x, y: m.cosh(x),),
+        lanes=False,
         domain=(_WIDE,), cost=14, **_spell("sinh", wgsl="ag_sinh"),
     ),
     _row(
         "cosh", "Hyperbolic cosine.", numpy=np.cosh, partials=(lambda m, x, y: m.sinh(x),),
+        lanes=False,
         domain=(_WIDE,), cost=14, **_spell("cosh", wgsl="ag_cosh"),
     ),
     _row(
-        "tanh", "Hyperbolic tangent.", numpy=np.tanh, cost=14,
+        "tanh", "Hyperbolic tangent.", lanes=False, numpy=np.tanh, cost=14,
         partials=(lambda m, x, y: 1.0 - y * y,), domain=(_WIDE,),
         singular=(Singular(at=(100.0,), value=1.0, partials=(0.0,), note="saturated"),),
         **_spell("tanh", wgsl="ag_tanh"),
     ),
     _row(
-        "erf", "Error function 2/√π ∫₀ˣ exp(-t²) dt.", numpy=_numpy_erf, cost=20,
+        "erf", "Error function 2/√π ∫₀ˣ exp(-t²) dt.", lanes=False, numpy=_numpy_erf, cost=20,
         partials=(lambda m, x, y: (2.0 / pi**0.5) * m.exp(-(x * x)),), domain=(_WIDE,),
         wgsl="ag_erf({0})", numba="math.erf({0})", jax="jax.scipy.special.erf({0})",
         sympy="sympy.erf({0})",
     ),
     _row(
         "hypot", "√(a² + b²) without overflow.", numpy=np.hypot, operands=_TWO, cost=10,
+        lanes=False,
         commutative=True, domain=(_WIDE, _WIDE),
         partials=(
             lambda m, a, b, y: _hypot_partial(m, a, y),
@@ -448,6 +456,7 @@ _ELEMENTARY = (
     ),
     _row(
         "softplus", "log(1 + exp(x)) without overflow.", numpy=lambda x: np.logaddexp(0.0, x),
+        lanes=False,
         domain=(_WIDE,), cost=24,
         singular=(Singular(at=(200.0,), value=200.0, partials=(1.0,), note="saturated"),),
         partials=(lambda m, x, y: m.sigmoid(x),),

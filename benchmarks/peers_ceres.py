@@ -55,6 +55,9 @@ DUELS = {
     "W4_s5": Duel("snc", 100, 3),
     "W5": Duel("dne", 60, 5),
 }
+EVALUATED = {**workloads.PROBLEMS, "W1r_s7": lambda: workloads.springs_problem(7)}
+"""What is evaluated beside the bare loop; W1r_s7 is too large to be solved here."""
+
 ARRAYS = {"W1r": workloads.w1r, "W2": workloads.w2, "W3": workloads.w3, "W4": workloads.w4}
 
 
@@ -117,7 +120,7 @@ def seconds_to_cost(name: str, target: float, repeats: int) -> tuple[float, ag.S
 
 def evaluation_seconds(name: str) -> float:
     """Median seconds of residuals and Jacobian together."""
-    problem = workloads.PROBLEMS[name]()
+    problem = EVALUATED[name]()
     analysis = problem.analysis()
     session = analysis.session(choose_backend("numba", "float64", None, analysis.row_count))
     x = current_parameters(problem)
@@ -129,10 +132,9 @@ def evaluation_seconds(name: str) -> float:
     return float(np.median(seconds[1:]))
 
 
-def duel(record: Recorder, name: str, programs: dict[str, Path], folder: Path) -> None:
-    """Both on one workload."""
-    data, duel = written(name, folder), DUELS[name]
-    threads = available_threads()
+def duel(record: Recorder, name: str, programs: dict[str, Path], data: Path) -> None:
+    """Both solve one workload."""
+    duel, threads = DUELS[name], available_threads()
     peer = output(
         programs["ceres_solve"], data, name, duel.solver, threads, duel.iterations, duel.repeats
     )
@@ -147,7 +149,11 @@ def duel(record: Recorder, name: str, programs: dict[str, Path], folder: Path) -
         note=f"{solution.iterations} iterations, {solution.cost:.10g}, {solution.linear_solver}",
     )  # fmt: skip
     record.add(f"{name} Ceres / ours", peer["seconds"] / ours, "x", "higher")
-    jets = output(programs["jets_loop"], data, name, threads)
+
+
+def evaluations(record: Recorder, name: str, programs: dict[str, Path], data: Path) -> None:
+    """Both compute residuals and Jacobian of one workload; nothing else."""
+    jets = output(programs["jets_loop"], data, name, available_threads())
     evaluation = evaluation_seconds(name)
     record.add(f"{name} residual+J, Jets loop", 1e3 * jets["seconds"], "ms")
     record.add(f"{name} residual+J, ours", 1e3 * evaluation, "ms")
@@ -157,7 +163,7 @@ def duel(record: Recorder, name: str, programs: dict[str, Path], folder: Path) -
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default=",".join(DUELS))
+    parser.add_argument("--only", default=",".join(EVALUATED))
     parser.add_argument("--out", type=Path, default=RESULTS / "ceres.json")
     parser.add_argument("--commit", default=None)
     chosen = parser.parse_args()
@@ -165,7 +171,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         programs = {p: built(p, Path(folder)) for p in ("ceres_solve", "jets_loop")}
         for name in chosen.only.split(","):
-            duel(record, name, programs, Path(folder))
+            data = written(name, Path(folder))
+            if name in DUELS:
+                duel(record, name, programs, data)
+            evaluations(record, name, programs, data)
     record.write(chosen.out)
 
 

@@ -21,6 +21,7 @@ from autograd_gpu.codegen.kernel import (
     parameter_slot,
     topology_of,
 )
+from autograd_gpu.codegen.lanes import FAR, LANES, circular_arguments, fits_lanes
 from autograd_gpu.codegen.layout import HEADER_WORDS, SLOT_WORDS
 from autograd_gpu.codegen.printer import (
     JAX_FLOAT32,
@@ -68,6 +69,8 @@ class Source:
         cells: numbers per element in the intermediate buffer between stages, 0 if there is none.
         bindings: WGSL: kind of each binding of group 0, by position; empty for others.
         workgroup_size: WGSL: invocations per workgroup; 0 for others.
+        lanes: Numba: written for several elements at once; what the function returns is above 0
+            where an argument of ``sin`` or ``cos`` was too large for that.
     """
 
     kernel: Kernel
@@ -80,10 +83,13 @@ class Source:
     cells: int = 0
     bindings: tuple[BindingKind, ...] = ()
     workgroup_size: int = 0
+    lanes: bool = False
 
     @property
     def key(self) -> str:
         """Identifies the text, but for target and precision."""
+        if self.lanes:
+            return f"{self.kernel.key}-lanes"
         if self.stages == 1:
             return self.kernel.key
         return f"{self.kernel.key}-stage{self.stage}of{self.stages}-{self.cells}"
@@ -232,6 +238,49 @@ def render_stages(
     if len(plan.stages) == 1:
         return (render(kernel, target, precision),)
     return tuple(_render(kernel, plan, k, target, precision) for k in range(len(plan.stages)))
+
+
+@lru_cache(maxsize=1024)
+def render_lanes(kernel: Kernel, precision: str) -> Source | None:
+    """Text for Numba that computes several elements at once; None where ``kernel`` does not fit."""
+    if not fits_lanes(kernel, precision):
+        return None
+    part = _Part(plan_stages(kernel, None).stages[0], 0, 1, 0)
+    context = _context(kernel, part, _DIALECTS["numba", precision], "numba", precision)
+    graph = part.stage.graph
+    loads: list[_Load] = context["loads"]
+    far = [
+        graph.nodes[k].leaf if graph.nodes[k].op == "input" else k
+        for k in circular_arguments(graph)
+    ]
+    text = (
+        template_environment()
+        .get_template("numba/lanes.py.j2")
+        .render(
+            context,
+            name=f"{kernel.name}_lanes",
+            schedule="lanes",
+            lanes=LANES,
+            limit=FAR,
+            far=[f"v{k}" if isinstance(k, int) else f"s{k[0]}_{k[1]}" for k in far],
+            columns=sum(len(load.components) for load in loads),
+            words=[
+                1,
+                2,
+                4,
+                5,
+                *(w for load in loads for w in range(load.control, load.control + SLOT_WORDS)),
+            ],
+        )
+    )
+    return Source(
+        kernel=kernel,
+        target="numba",
+        precision=precision,
+        source=text,
+        entry_point=f"{kernel.name}_lanes",
+        lanes=True,
+    )
 
 
 def _render(kernel: Kernel, plan: Plan, index: int, target: str, precision: str) -> Source:

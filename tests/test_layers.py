@@ -63,7 +63,7 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
 # An engine belongs to the modules that name it, and to these.
 ENGINE_OWNERS = {
     "wgpu": {"autograd_gpu.runtime.adapters"},
-    "numba": {"autograd_gpu.runtime.assembly_kernels"},
+    "numba": {"autograd_gpu.runtime.assembly_kernels", "autograd_gpu.runtime.lane_functions"},
     "jax": set[str](),
 }
 

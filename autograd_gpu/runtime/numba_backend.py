@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codegen.kernel import Product
+from ..codegen.kernel import Kernel, Product
+from ..codegen.lanes import FEWEST_ELEMENTS
 from ..codegen.layout import ControlBlock, SlotWords
-from ..codegen.render import Source, render_stages
+from ..codegen.render import Source, render_lanes, render_stages
 from ..errors import KernelError
 from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
 from .threads import available_threads, run_in_threads
@@ -61,7 +62,7 @@ def _compile(source: Source) -> Callable[..., Any]:
     real = numba.from_dtype(np.dtype(source.precision))[::1]
     arrays = (numba.int64[::1], real, numba.int32[::1], real)
     outputs = () if source.kernel.product is Product.COST else (real, real)
-    result = numba.float64 if source.adds else numba.void
+    result = numba.float64 if source.adds or source.lanes else numba.void
     between = (real,) if source.cells else ()
     signature = result(numba.int64, numba.int64, *arrays, *outputs, *between)
     try:
@@ -137,8 +138,28 @@ def _run_stages(
     return total
 
 
+def _run_lanes(
+    function: Callable[..., float],
+    plain: Callable[[], Callable[..., Any]],
+    start: int,
+    stop: int,
+    *arguments: Any,
+) -> None:
+    """Several elements at once; all of them again, one by one, where that says it cannot."""
+    if function(start, stop, *arguments) > 0.0:
+        plain()(start, stop, *arguments)
+
+
 class NumbaSession(SessionContext):
-    """Runs generated kernels on the CPU's threads."""
+    """Runs generated kernels on the CPU's threads.
+
+    Args:
+        groups: what to evaluate.
+        parameter_count: length of the parameter vector.
+        precision: ``float32`` or ``float64``.
+        op_budget: operations of one kernel text, at most; ``OP_BUDGET`` if None.
+        lanes_from: batches of this many elements run several at once.
+    """
 
     def __init__(
         self,
@@ -146,7 +167,9 @@ class NumbaSession(SessionContext):
         parameter_count: int,
         precision: str,
         op_budget: int | None = None,
+        lanes_from: int = FEWEST_ELEMENTS,
     ) -> None:
+        self._lanes_from = lanes_from
         self._groups = list(groups)
         self._op_budget = op_budget
         self._precision = precision
@@ -166,7 +189,20 @@ class NumbaSession(SessionContext):
         return tuple(self._sources.values())
 
     def _kernel(self, group: BoundGroup, product: Product) -> Callable[..., Any]:
-        sources = render_stages(group.kernel(product), "numba", self._precision, self._op_budget)
+        kernel = group.kernel(product)
+        if group.count >= self._lanes_from and len(self._texts(kernel)) == 1:
+            source = render_lanes(kernel, self._precision)
+            if source is not None:
+                self._sources[source.key] = source
+                return partial(_run_lanes, compile_source(source), partial(self._plain, kernel))
+        return self._plain(kernel)
+
+    def _texts(self, kernel: Kernel) -> tuple[Source, ...]:
+        return render_stages(kernel, "numba", self._precision, self._op_budget)
+
+    def _plain(self, kernel: Kernel) -> Callable[..., Any]:
+        """One element after another, in stages if the kernel is long."""
+        sources = self._texts(kernel)
         self._sources.update({source.key: source for source in sources})
         functions = [compile_source(source) for source in sources]
         if len(functions) == 1:
