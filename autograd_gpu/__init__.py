@@ -8,6 +8,7 @@ from __future__ import annotations
 from autograd_gpu import geometry as geometry
 from autograd_gpu import interop as interop
 from autograd_gpu import losses as losses
+from autograd_gpu import manifolds as manifolds
 from autograd_gpu import meshes as meshes
 from autograd_gpu.codegen.render import compile_to_jax, compile_to_numba, compile_to_wgsl
 from autograd_gpu.diff import hessian, hvp, jacobian, jvp, vjp
@@ -205,6 +206,7 @@ __all__ = [
     "logical_or",
     "losses",
     "mae_loss",
+    "manifolds",
     "max",
     "maximum",
     "mean",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 LATER: dict[str, str] = {
-    "manifolds": "manifolds",
     "cache": "caches on disk",
     "telemetry": "telemetry",
     "probe": "reading back named intermediates",

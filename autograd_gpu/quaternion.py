@@ -13,8 +13,12 @@ from .scalar import user_line
 from .vector import Matrix, as_traced, is_traced, vector
 
 
-def _components(values: Any, count: int, what: str) -> list[Any]:
-    """Components of a vector; of an array those along the last axis."""
+def components_of(values: Any, count: int, what: str) -> list[Any]:
+    """Components of a vector; of an array those along the last axis.
+
+    Raises:
+        ShapeError: not ``count`` of them; ``what`` says of what.
+    """
     if is_traced(values):
         items = list(as_traced(values))
     else:
@@ -25,7 +29,8 @@ def _components(values: Any, count: int, what: str) -> list[Any]:
     return items
 
 
-def _gathered(items: Sequence[Any]) -> Any:
+def gathered(items: Sequence[Any]) -> Any:
+    """A vector of components; of arrays (a batch) an array with them along the last axis."""
     if any(is_traced(v) for v in items):
         return vector(items)
     return np.stack(np.broadcast_arrays(*items), axis=-1)
@@ -58,7 +63,7 @@ class Quaternion:
         Raises:
             ShapeError: another number of components.
         """
-        return cls(*_components(components, 4, "Quaternion.from_vector"))
+        return cls(*components_of(components, 4, "Quaternion.from_vector"))
 
     @classmethod
     def from_axis_angle(cls, axis: Any, angle: Any) -> Quaternion:
@@ -69,14 +74,14 @@ class Quaternion:
         Raises:
             ShapeError: the axis has not 3 components.
         """
-        _components(axis, 3, "Quaternion.from_axis_angle, axis")
-        unit = _components(normalize(axis), 3, "axis")
+        components_of(axis, 3, "Quaternion.from_axis_angle, axis")
+        unit = components_of(normalize(axis), 3, "axis")
         half = angle * 0.5
         return cls(cos(half), *(u * sin(half) for u in unit))
 
     def to_vector(self) -> Any:
         """Components (w, x, y, z) as a vector or an array ``(..., 4)``."""
-        return _gathered(list(self))
+        return gathered(list(self))
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.w, self.x, self.y, self.z))
@@ -142,12 +147,12 @@ class Quaternion:
         Raises:
             ShapeError: v has not 3 components.
         """
-        a, b, c = _components(v, 3, "Quaternion.rotate")
+        a, b, c = components_of(v, 3, "Quaternion.rotate")
         w, x, y, z = self
         t0 = y * c - z * b + w * a
         t1 = z * a - x * c + w * b
         t2 = x * b - y * a + w * c
-        return _gathered(
+        return gathered(
             [
                 a + 2.0 * (y * t2 - z * t1),
                 b + 2.0 * (z * t0 - x * t2),
@@ -165,7 +170,7 @@ class Quaternion:
         ]
         if is_traced([w, x, y, z]):
             return Matrix(rows)
-        return np.stack([_gathered(row) for row in rows], axis=-2)
+        return np.stack([gathered(row) for row in rows], axis=-2)
 
     def dot(self, other: Quaternion) -> Any:
         """Inner product of the components; the cosine of half the angle between unit rotations."""

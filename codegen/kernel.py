@@ -15,6 +15,7 @@ from hashlib import blake2b
 from math import prod
 from typing import cast
 
+from autograd_gpu.charts import Chart
 from autograd_gpu.codegen.robust import (
     LossBlocks,
     corrected,
@@ -22,7 +23,7 @@ from autograd_gpu.codegen.robust import (
     loss_sum,
     residuals_only,
 )
-from autograd_gpu.diff import value_and_jacobian
+from autograd_gpu.codegen.tangent import value_and_tangent_jacobian
 from autograd_gpu.errors import ShapeError
 from autograd_gpu.ir import Builder, Graph, Shape
 from autograd_gpu.rewrite import RULES, simplify
@@ -60,18 +61,21 @@ class Slot:
         ambient: numbers stored per block.
         tangent: degrees of freedom per block, equal to ``ambient`` off manifolds; 0 for data, and
             for parameters by which nothing is differentiated.
+        chart: of the manifold that the block lives on; None for plain numbers.
     """
 
     kind: SlotKind
     shape: Shape
     ambient: int
     tangent: int
+    chart: Chart | None = None
 
 
-def parameter_slot(shape: Shape) -> Slot:
-    """A Euclidean parameter block."""
+def parameter_slot(shape: Shape, chart: Chart | None = None) -> Slot:
+    """A parameter block of plain numbers, or of a manifold."""
     size = prod(shape)
-    return Slot(kind=SlotKind.PARAMETER, shape=shape, ambient=size, tangent=size)
+    tangent = size if chart is None else chart.tangent
+    return Slot(kind=SlotKind.PARAMETER, shape=shape, ambient=size, tangent=tangent, chart=chart)
 
 
 def data_slot(shape: Shape) -> Slot:
@@ -189,6 +193,9 @@ def topology_of(graph: Graph, slots: Sequence[Slot], losses: LossBlocks | None =
     serial = (
         canonical.serial + repr([(s.kind.value, s.ambient, s.tangent) for s in ordered]).encode()
     )
+    for k, slot in enumerate(ordered):
+        if slot.chart is not None:
+            serial += b"%d:" % k + slot.chart.serial
     blocks = losses or LossBlocks(len(graph.outputs))
     if blocks.count:
         serial += repr((blocks.residual_size, blocks.count, blocks.orders)).encode()
@@ -271,11 +278,12 @@ def _cost(graph: Graph, losses: LossBlocks) -> Graph:
 def _with_jacobian(base: Kernel, losses: LossBlocks) -> Kernel:
     """Attach the Jacobian; zeros and constants of it are facts of the kernel, not outputs."""
     wrt = [k for k, s in enumerate(base.slots) if s.tangent]
+    charts = [s.chart for s in base.slots]
     if losses.count:
-        plain = value_and_jacobian(residuals_only(base.graph, losses), wrt)
+        plain = value_and_tangent_jacobian(residuals_only(base.graph, losses), wrt, charts)
         both = corrected(base.graph, plain, losses)
     else:
-        both = value_and_jacobian(base.graph, wrt)
+        both = value_and_tangent_jacobian(base.graph, wrt, charts)
     m, n = base.residual_size, base.columns
     outputs = list(both.outputs[:m])
     entries: list[JacobianEntry] = []

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd_gpu.codegen.kernel import SlotKind, Topology, topology_of
+from autograd_gpu.codegen.tangent import at_rest, retracted
 from autograd_gpu.diff import hessian, jacobian
 from autograd_gpu.errors import ShapeError
 from autograd_gpu.ir import Builder, Graph
@@ -44,7 +45,7 @@ class SecondOrder:
 
     Attributes:
         topology: of the derivatives; its ``arguments`` are slots of the energy's own topology.
-        columns: components n of the parameters that an element gathers, slot after slot.
+        columns: tangent coordinates n of the parameters that an element gathers, slot after slot.
     """
 
     topology: Topology
@@ -73,7 +74,7 @@ class SecondOrder:
 
 
 def second_order(energy: Topology) -> SecondOrder:
-    """Derivatives of an energy, by the components of its parameter slots in order.
+    """Derivatives of an energy, by the tangent coordinates of its parameter slots in order.
 
     Raises:
         ShapeError: the topology has more than one output.
@@ -82,8 +83,10 @@ def second_order(energy: Topology) -> SecondOrder:
     if len(graph.outputs) != 1:
         raise ShapeError(f"energy {graph.name!r}: has {len(graph.outputs)} outputs, expected one")
     wrt = [k for k, s in enumerate(energy.slots) if s.kind is SlotKind.PARAMETER]
-    n = sum(energy.slots[k].ambient for k in wrt)
-    gradient, full = jacobian(graph, wrt), hessian(graph, wrt)
+    n = sum(energy.slots[k].tangent for k in wrt)
+    moved, along = retracted(graph, wrt, [s.chart for s in energy.slots])
+    rest = len(graph.arguments)
+    gradient, full = (at_rest(d(moved, along), rest) for d in (jacobian, hessian))
     b = Builder(RULES)
     own, first, second = (b.absorb(g.nodes) for g in (graph, gradient, full))
     entries = [first[o] for o in gradient.outputs]

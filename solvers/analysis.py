@@ -20,6 +20,7 @@ from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.runtime.numpy_backend import NumpySession
 from autograd_gpu.solvers.normal_equations import NormalEquations
 from autograd_gpu.solvers.residual_group import ResidualGroup, data_binding, parameter_binding
+from autograd_gpu.solvers.retraction import Movable, Retraction
 from autograd_gpu.solvers.selection import ParameterArray, Selection
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class Analysis:
             self.base[array.name] = total
             total += array.blocks * array.width
             frozen = problem.frozen_of(array)
-            columns = np.full((array.blocks, array.width), -1, np.int64)
-            varying = int((~frozen).sum()) * array.width
-            columns[~frozen] = np.arange(free, free + varying).reshape(-1, array.width)
+            columns = np.full((array.blocks, array.tangent), -1, np.int64)
+            varying = int((~frozen).sum()) * array.tangent
+            columns[~frozen] = np.arange(free, free + varying).reshape(-1, array.tangent)
             self._columns[array.name] = columns
             free += varying
         self.parameter_count = total
@@ -66,6 +67,7 @@ class Analysis:
             self.base[a.name]: self._columns[a.name][:, 0] for a in problem.arrays
         }
         self._sessions: dict[tuple[object, ...], Session] = {}
+        self._retractions: dict[tuple[object, ...], Retraction] = {}
         self._limits = problem.batch_limits
         self._origin: Analysis | None = None
 
@@ -105,14 +107,34 @@ class Analysis:
         return other
 
     def columns_of(self, array: ParameterArray) -> IndexArray:
-        """Column of each number of ``array``, ``(blocks, width)``, -1 where frozen; a copy."""
+        """Columns of each block of ``array``, ``(blocks, tangent)``, -1 where frozen; a copy."""
         return self._columns[array.name].copy()
 
     @cached_property
+    def movable(self) -> tuple[Movable, ...]:
+        """Blocks that are not frozen, array by array."""
+        result: list[Movable] = []
+        for array in self.arrays:
+            columns = self._columns[array.name]
+            blocks = np.flatnonzero(columns[:, 0] >= 0)
+            first = self.base[array.name] + blocks * array.width
+            result.append(
+                Movable(
+                    name=array.name,
+                    positions=first[:, None] + np.arange(array.width),
+                    columns=columns[blocks],
+                    chart=array.chart,
+                )
+            )
+        return tuple(result)
+
+    @cached_property
     def free_positions(self) -> IndexArray:
-        """Position among all parameters of each Jacobian column."""
-        flat = np.concatenate([self._columns[a.name].ravel() for a in self.arrays])
-        return np.flatnonzero(flat >= 0)
+        """Positions among all parameters of those in blocks that are not frozen.
+
+        Without manifolds, that of each Jacobian column.
+        """
+        return np.concatenate([m.positions.ravel() for m in self.movable])
 
     @cached_property
     def row_count(self) -> int:
@@ -223,6 +245,13 @@ class Analysis:
             self._sessions[key] = session
         return self._sessions[key]
 
+    def retraction(self, choice: BackendChoice) -> Retraction:
+        """What moves the parameters by a step; made at first use."""
+        key = choice.session_key
+        if key not in self._retractions:
+            self._retractions[key] = Retraction(self.movable, choice)
+        return self._retractions[key]
+
     @cached_property
     def given_order(self) -> IndexArray | None:
         """For each residual as the caller sees it, its row here; None if they are the same.
@@ -269,6 +298,7 @@ class Analysis:
 
     def close(self) -> None:
         """Free the sessions."""
-        for session in self._sessions.values():
-            session.close()
+        for owned in (*self._sessions.values(), *self._retractions.values()):
+            owned.close()
         self._sessions.clear()
+        self._retractions.clear()

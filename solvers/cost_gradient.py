@@ -259,8 +259,9 @@ def open_cost_gradient(
 ) -> CostGradient:
     """What suits a backend."""
     resident = choice.device is not None and choice.precision == "float32"
-    # The gathered gradient is that of residuals.
-    if resident and analysis.column_count and not analysis.energies:
+    # The gathered gradient is that of residuals, by plain numbers.
+    plain = not analysis.energies and all(a.chart is None for a in analysis.arrays)
+    if resident and analysis.column_count and plain:
         assert choice.device is not None
         return DeviceGradient(analysis, choice, choice.device, start, watch)
     return ElementEnergies(analysis, choice, watch)

@@ -11,6 +11,7 @@ from autograd_gpu.runtime.batch import FloatArray, Session
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.energy_model import EnergyModel
 from autograd_gpu.solvers.linearization import Linearization, Stopwatch, Trial
+from autograd_gpu.solvers.retraction import Retraction
 
 
 class EnergyLinearization(Linearization):
@@ -22,6 +23,7 @@ class EnergyLinearization(Linearization):
     Args:
         analysis: the problem.
         session: where residuals and Jacobians come from.
+        retraction: moves the point by a step.
         start: all parameters, flat; not changed.
         watch: books the time.
         model: of the energies; borrowed.
@@ -37,13 +39,14 @@ class EnergyLinearization(Linearization):
         self,
         analysis: Analysis,
         session: Session,
+        retraction: Retraction,
         start: FloatArray,
         watch: Stopwatch,
         model: EnergyModel,
         projection: str,
         floor: float,
     ) -> None:
-        super().__init__(analysis, session, start, watch)
+        super().__init__(analysis, session, retraction, start, watch)
         self._model = model
         self._projection, self._floor = projection, floor
         self._padding = np.zeros(analysis.energy_entries)
@@ -69,7 +72,7 @@ class EnergyLinearization(Linearization):
 
     @np.errstate(all="ignore")
     def trial(self, step: FloatArray) -> Trial:
-        """The point at x + ``step``, one number a column of J."""
+        """The point at x ⊞ ``step``, one number a column of J."""
         tried = super().trial(step)
         energies = self._model.energies(tried.parameters)
         self._watch.lap("energies")

@@ -160,7 +160,7 @@ class RatedEngine(GradientEngine):
 
         Args:
             gradient: at the point reached.
-            position: that point, one number an unknown.
+            position: that point, one number an unknown; 0 on manifolds.
         """
 
     def start(self) -> StepRecord:
@@ -173,7 +173,7 @@ class RatedEngine(GradientEngine):
     def step(self) -> StepRecord:
         """Go on from the point reached."""
         damping = self.damping
-        position = self._point.parameters[self.run.analysis.free_positions]
+        position = self.run.retraction.position(self._point.parameters)
         step = self._rate * self.direction(self._point.gradient, position)
         tried = self.attempt(self._point, step)
         norm = float(np.linalg.norm(step))

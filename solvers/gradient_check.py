@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autograd_gpu.charts import Chart
 from autograd_gpu.codegen.kernel import SlotKind
 from autograd_gpu.codegen.robust import residuals_only
-from autograd_gpu.diff import jacobian
+from autograd_gpu.codegen.tangent import value_and_tangent_jacobian
 from autograd_gpu.ir import Graph
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, ParameterBinding
 from autograd_gpu.solvers.evaluation import current_parameters
@@ -90,12 +91,16 @@ def _check(
             rows = np.repeat(binding.values, count, 0) if binding.shared else binding.values[chosen]
         local.append(rows)
     wrt = [k for k, s in enumerate(slots) if s.kind is SlotKind.PARAMETER]
-    derived = _batch(jacobian(graph, wrt), local).reshape(count, len(graph.outputs), -1)
+    with_jacobian = value_and_tangent_jacobian(graph, wrt, [s.chart for s in slots])
+    m = len(graph.outputs)
+    derived = _batch(with_jacobian, local)[:, m:].reshape(count, m, -1)
     difference = np.empty_like(derived)
     column = 0
     for k in wrt:
-        for component in range(slots[k].ambient):
-            difference[:, :, column] = _central_difference(graph, local, k, component)
+        for component in range(slots[k].tangent):
+            difference[:, :, column] = _central_difference(
+                graph, local, k, component, slots[k].chart
+            )
             column += 1
     error = np.abs(derived - difference) / (1.0 + np.abs(difference))
     # A NaN is the worst error there is, and argmax finds it.
@@ -119,13 +124,26 @@ def _batch(graph: Graph, local: list[FloatArray]) -> FloatArray:
 
 
 def _central_difference(
-    graph: Graph, local: list[FloatArray], slot: int, component: int
+    graph: Graph, local: list[FloatArray], slot: int, component: int, chart: Chart | None
 ) -> FloatArray:
-    h = 6e-6 * (1.0 + np.abs(local[slot][:, component]))  # ∛ε, scaled
+    """Along a component of a block of plain numbers, or along a tangent coordinate."""
+    h = np.full(len(local[slot]), 6e-6)  # ∛ε
+    if chart is None:
+        h *= 1.0 + np.abs(local[slot][:, component])
     sides: list[FloatArray] = []
     for sign in (1.0, -1.0):
         moved = list(local)
-        moved[slot] = local[slot].copy()
-        moved[slot][:, component] += sign * h
+        moved[slot] = _moved(local[slot], component, sign * h, chart)
         sides.append(_batch(graph, moved).reshape(len(h), -1))
     return (sides[0] - sides[1]) / (2.0 * h[:, None])
+
+
+def _moved(blocks: FloatArray, component: int, step: FloatArray, chart: Chart | None) -> FloatArray:
+    """Blocks with one coordinate changed by ``step``."""
+    if chart is None:
+        moved = blocks.copy()
+        moved[:, component] += step
+        return moved
+    delta = np.zeros((len(blocks), chart.tangent))
+    delta[:, component] = step
+    return _batch(chart.plus, [blocks, delta]).reshape(blocks.shape)

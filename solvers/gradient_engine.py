@@ -12,6 +12,7 @@ from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.cost_gradient import CostGradient, GradientPoint
+from autograd_gpu.solvers.retraction import Retraction
 from autograd_gpu.solvers.solution import KernelSummary
 from autograd_gpu.solvers.termination import ROUNDING
 
@@ -23,12 +24,14 @@ class GradientRun:
     Attributes:
         analysis: the problem; borrowed.
         source: of costs and gradients; owned by the engine, which closes it.
+        retraction: moves parameters by a step; borrowed.
         precision: of the source.
         start: all parameters, flat; not changed.
     """
 
     analysis: Analysis
     source: CostGradient
+    retraction: Retraction
     precision: str
     start: FloatArray
 
@@ -97,10 +100,8 @@ class GradientEngine(ABC):
         )
 
     def attempt(self, begin: GradientPoint, step: FloatArray) -> Attempt:
-        """The point at ``begin`` + ``step``, one number an unknown."""
-        parameters = begin.parameters.copy()
-        parameters[self.run.analysis.free_positions] += step
-        point = self.run.source.at(parameters)
+        """The point at ``begin`` ⊞ ``step``, one number an unknown."""
+        point = self.run.source.at(self.run.retraction(begin.parameters, step))
         change = math.nan if point.trouble else self.run.source.change(self.best, point)
         return Attempt(point, change)
 

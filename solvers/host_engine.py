@@ -15,6 +15,7 @@ from autograd_gpu.solvers.damped_system import DampedSystem, LinearStep
 from autograd_gpu.solvers.dense_qr import DenseQR
 from autograd_gpu.solvers.linear_solvers import LinearSolver
 from autograd_gpu.solvers.linearization import Linearization, Stopwatch, Trial
+from autograd_gpu.solvers.retraction import Retraction
 from autograd_gpu.solvers.solution import KernelSummary
 from autograd_gpu.solvers.termination import ROUNDING
 
@@ -26,6 +27,7 @@ class HostRun:
     Attributes:
         analysis: the problem; borrowed.
         session: where residuals and Jacobians come from; borrowed.
+        retraction: moves parameters by a step; borrowed.
         precision: of the session.
         start: all parameters, flat; not changed.
         linear_solver: owned by the engine, which closes it.
@@ -36,6 +38,7 @@ class HostRun:
 
     analysis: Analysis
     session: Session
+    retraction: Retraction
     precision: str
     start: FloatArray
     linear_solver: LinearSolver | DenseQR
@@ -66,7 +69,9 @@ class NormalEquationsEngine(ABC):
         if isinstance(solver, ConjugateGradients):
             solver.tolerance = linear_tolerance
             solver.max_iterations = max_linear_iterations
-        self.point = point or Linearization(run.analysis, run.session, run.start, run.watch)
+        self.point = point or Linearization(
+            run.analysis, run.session, run.retraction, run.start, run.watch
+        )
         self._system: DampedSystem | None = None
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 
 from autograd_gpu.runtime.batch import FloatArray, Session
 from autograd_gpu.solvers.analysis import Analysis
+from autograd_gpu.solvers.retraction import Retraction
 
 
 class Stopwatch:
@@ -60,6 +61,7 @@ class Linearization:
     Args:
         analysis: the problem.
         session: where residuals and Jacobians come from.
+        retraction: moves the point by a step.
         start: all parameters, flat; not changed.
         watch: books the time.
 
@@ -71,11 +73,17 @@ class Linearization:
     """
 
     def __init__(
-        self, analysis: Analysis, session: Session, start: FloatArray, watch: Stopwatch
+        self,
+        analysis: Analysis,
+        session: Session,
+        retraction: Retraction,
+        start: FloatArray,
+        watch: Stopwatch,
     ) -> None:
         self.analysis = analysis
         self.normal = analysis.normal_equations
         self._session = session
+        self._retraction = retraction
         self._watch = watch
         self.x = start.copy()
         self.residuals: FloatArray = np.zeros(0)
@@ -89,9 +97,14 @@ class Linearization:
         return float(np.linalg.norm(self.x))
 
     def by_array(self) -> list[FloatArray]:
-        """The point, ``(blocks, width)`` for each array."""
+        """The point in the shape of its columns, ``(blocks, tangent)`` for each array.
+
+        Zeros on a manifold, whose tangent coordinates are those of no place.
+        """
         return [
-            self.x[base : base + a.blocks * a.width].reshape(a.blocks, a.width)
+            np.zeros((a.blocks, a.tangent))
+            if a.chart is not None
+            else self.x[base : base + a.blocks * a.width].reshape(a.blocks, a.width)
             for a in self.analysis.arrays
             for base in (self.analysis.base[a.name],)
         ]
@@ -156,9 +169,8 @@ class Linearization:
 
     @np.errstate(all="ignore")
     def trial(self, step: FloatArray) -> Trial:
-        """The point at x + ``step``, one number a column of J."""
-        parameters = self.x.copy()
-        parameters[self.analysis.free_positions] += step
+        """The point at x ⊞ ``step``, one number a column of J."""
+        parameters = self._retraction(self.x, step)
         residuals = self._session.residuals(parameters)
         self._watch.lap("evaluate")
         reduction = 0.5 * float((self.residuals - residuals) @ (self.residuals + residuals))

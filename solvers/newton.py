@@ -88,6 +88,7 @@ class Newton(GaussNewton):
         point = EnergyLinearization(
             run.analysis,
             run.session,
+            run.retraction,
             run.start,
             run.watch,
             self._model,
@@ -118,11 +119,8 @@ class Newton(GaussNewton):
             largest = float(np.max(np.abs(linear.step), initial=0.0))
             length = min(length, self._options.max_step / largest) if largest > 0.0 else length
         if self._options.step_bound is not None:
-            direction = np.zeros_like(self.point.x)
-            direction[self.point.analysis.free_positions] = linear.step
-            bound = float(
-                self._options.step_bound(self._named(self.point.x), self._named(direction))
-            )
+            named = self._named(self.point.x), self._directions(linear.step)
+            bound = float(self._options.step_bound(*named))
             if not bound > 0.0:
                 raise InputError(
                     f"option step_bound: returned {bound}, expected a number above 0, the share of "
@@ -130,6 +128,17 @@ class Newton(GaussNewton):
                 )
             length = min(length, bound)
         return length
+
+    def _directions(self, step: FloatArray) -> dict[str, FloatArray]:
+        """A step by array, in the shape of its blocks; of tangent coordinates on a manifold."""
+        analysis = self.point.analysis
+        padded = np.append(step, 0.0)  # column -1 is that of what is frozen
+        return {
+            a.name: padded[analysis.columns_of(a)].reshape(
+                a.blocks, *(a.shape if a.chart is None else (a.tangent,))
+            )
+            for a in analysis.arrays
+        }
 
     def _named(self, flat: FloatArray) -> dict[str, FloatArray]:
         analysis = self.point.analysis

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from autograd_gpu.charts import chart_of
 from autograd_gpu.errors import InputError, ShapeError
 from autograd_gpu.losses import Loss, as_loss
 from autograd_gpu.ragged import Ragged
@@ -94,15 +95,18 @@ class Problem:
             name: key in ``Solution.values``.
             array: start values, ``(n,)`` for n scalars, ``(n, k)`` for n vectors, ``(n, r, c)``
                 for n matrices; copied as float64.
-            manifold: not available yet.
+            manifold: what blocks live on, one of ``ag.manifolds`` or your own: a class or an
+                object with ``ambient``, ``tangent`` and a traced ``plus(x, delta)``. The array
+                is ``(n, ambient)`` (``(n,)`` if that is 1) of points on it. Steps, Jacobians and
+                covariances are in its tangent coordinates.
             bounds: not available yet.
 
         Raises:
-            InputError: the name is taken, or NaN or infinity in the array.
-            ShapeError: no rows, or more than three dimensions.
+            InputError: the name is taken, NaN or infinity in the array, or rows that do not lie
+                on the manifold (to 1e-6).
+            ShapeError: no rows, or more than three dimensions, or another width than the
+                manifold's.
         """
-        if manifold is not None:
-            raise NotImplementedError("Problem.parameters(manifold=…): manifolds")
         if bounds is not None:
             raise NotImplementedError("Problem.parameters(bounds=…): box bounds")
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -122,7 +126,16 @@ class Problem:
                 f"{what}: got shape {values.shape}, expected (n,), (n, k) or (n, r, c) with n > 0"
             )
         shape = () if values.shape[1:] == (1,) else values.shape[1:]
-        handle = ParameterArray(self, name, shape, len(values))
+        chart = None
+        if manifold is not None:
+            if len(shape) > 1:
+                raise ShapeError(
+                    f"{what}: got shape {values.shape}, expected (n, ambient) on a manifold"
+                )
+            chart = chart_of(manifold, shape[0] if shape else 1, what)
+        if chart is not None:
+            chart.check(values, what)
+        handle = ParameterArray(self, name, shape, len(values), chart)
         self._parameters[name] = handle
         self._values[name] = _Values(values, np.zeros(len(values), np.bool_))
         self._forget()
@@ -315,7 +328,7 @@ class Problem:
             parameters: parameter name -> new start values.
 
         Raises:
-            InputError: unknown names, NaN or infinity.
+            InputError: unknown names, NaN or infinity, or rows that do not lie on their manifold.
             ShapeError: another shape than before.
         """
         if not isinstance({} if data is None else data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -334,6 +347,9 @@ class Problem:
                     f"update, parameters {name!r}: got shape {values.shape}, expected "
                     f"{self._values[name].array.shape}; for another size, make another Problem"
                 )
+            chart = self._parameters[name].chart
+            if chart is not None:
+                chart.check(values, f"update, parameters {name!r}")
             fresh[name] = values
         groups: dict[str, ResidualGroup | RaggedGroup] = {}
         before = {**self._groups, **self._energies}
@@ -377,7 +393,11 @@ class Problem:
         return self._values[array.name].frozen.copy()
 
     def columns(self, array: ParameterArray) -> IndexArray:
-        """Jacobian column of each number of ``array``: ``(blocks, width)``, -1 where frozen."""
+        """Jacobian columns of each block of ``array``, -1 where frozen.
+
+        ``(blocks, width)``, one for each number; on a manifold ``(blocks, tangent)``, one for each
+        tangent coordinate.
+        """
         self._own(array)
         return self.analysis().columns_of(array)
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from numpy.typing import ArrayLike
 
+from autograd_gpu.charts import on_elements
 from autograd_gpu.codegen.kernel import Slot, Topology, data_slot, parameter_slot, topology_of
 from autograd_gpu.codegen.robust import LossBlocks
 from autograd_gpu.errors import InputError, ShapeError, TraceError
@@ -132,8 +133,9 @@ def element_shape(argument: GroupArgument) -> tuple[int, ...]:
 
 def slot_of(argument: GroupArgument) -> Slot:
     """How a kernel gathers an argument."""
-    make = parameter_slot if isinstance(argument, Selection) else data_slot
-    return make(element_shape(argument))
+    if isinstance(argument, Selection):
+        return parameter_slot(argument.array.shape, argument.array.chart)
+    return data_slot(element_shape(argument))
 
 
 def trace_group(
@@ -161,6 +163,7 @@ def trace_group(
     """
     what = f"residuals {title!r}"
     described = [Argument(n, element_shape(g)) for n, g in zip(names, gathered, strict=True)]
+    fn = on_elements(fn, [g.array.chart if isinstance(g, Selection) else None for g in gathered])
     try:
         graph = trace_shapes(fn, described, title)
     except (ShapeError, TraceError) as error:

@@ -13,6 +13,7 @@ from typing import Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from autograd_gpu.charts import Chart
 from autograd_gpu.errors import IndexRangeError, InputError, ShapeError
 from autograd_gpu.ir import Shape
 from autograd_gpu.ragged import Ragged
@@ -97,20 +98,29 @@ class ParameterArray:
         name: unique in the problem.
         shape: shape of one block as a residual function sees it.
         blocks: number of blocks.
+        chart: of the manifold that blocks live on; None for plain numbers.
     """
 
-    __slots__ = ("blocks", "name", "owner", "shape")
+    __slots__ = ("blocks", "chart", "name", "owner", "shape")
 
-    def __init__(self, owner: object, name: str, shape: Shape, blocks: int) -> None:
+    def __init__(
+        self, owner: object, name: str, shape: Shape, blocks: int, chart: Chart | None = None
+    ) -> None:
         self.owner = owner
         self.name = name
         self.shape = shape
         self.blocks = blocks
+        self.chart = chart
 
     @property
     def width(self) -> int:
         """Numbers per block."""
         return int(np.prod(self.shape, dtype=int))
+
+    @property
+    def tangent(self) -> int:
+        """Directions in which a block can move: Jacobian columns of one that is not frozen."""
+        return self.width if self.chart is None else self.chart.tangent
 
     def __len__(self) -> int:
         return self.blocks
@@ -132,7 +142,9 @@ class ParameterArray:
         )
 
     def __repr__(self) -> str:
-        return f"<parameters {self.name!r}: {self.blocks} blocks of shape {self.shape or 'scalar'}>"
+        where = "" if self.chart is None else f" on {self.chart.name}"
+        shape = self.shape or "scalar"
+        return f"<parameters {self.name!r}: {self.blocks} blocks of shape {shape}{where}>"
 
 
 class Selection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +91,10 @@ def solve(
     size = analysis.row_count + sum(g.count for g in analysis.energies)
     choice = choose_backend(backend, precision, problem.device(device), size)
     why = _on_device(choice, linear_solver, analysis, chosen)
+    if why is not None and any(a.chart is not None for a in analysis.arrays):
+        why = None
+        reason = f"{choice.reason}; steps on the host, which moves parameters on manifolds"
+        choice = replace(choice, reason=reason)
     timings: dict[str, float] = {}
 
     def run_stage(
@@ -208,10 +212,14 @@ def _host_engine(
     method = METHODS[options.method]
     if isinstance(method, GradientMethod):
         source = open_cost_gradient(analysis, choice, start, watch)
-        precision = choice.precision
-        return method.engine(
-            GradientRun(analysis=analysis, source=source, precision=precision, start=start), options
+        gradient_run = GradientRun(
+            analysis=analysis,
+            source=source,
+            retraction=analysis.retraction(choice),
+            precision=choice.precision,
+            start=start,
         )
+        return method.engine(gradient_run, options)
     normal = analysis.normal_equations
     pattern = (normal.indptr, normal.indices)
     solver, why = choose_linear_solver(linear_solver, normal.n, len(normal.indices), pattern)
@@ -222,6 +230,7 @@ def _host_engine(
     run = HostRun(
         analysis=analysis,
         session=session,
+        retraction=analysis.retraction(choice),
         precision=choice.precision,
         start=start,
         linear_solver=solver,

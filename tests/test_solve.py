@@ -504,7 +504,5 @@ def test_later_methods_of_a_problem_are_named(name: str) -> None:
 
 def test_later_keywords_are_named() -> None:
     problem = rosenbrock()
-    with pytest.raises(NotImplementedError, match="manifold"):
-        problem.parameters("q", [[1.0, 0.0, 0.0, 0.0]], manifold="SO3")
     with pytest.raises(NotImplementedError, match="bounds"):
         problem.parameters("q", [1.0], bounds=(0.0, 1.0))
