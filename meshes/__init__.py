@@ -17,6 +17,7 @@ from autograd_gpu.meshes.defects import Defects, Repair, repair
 from autograd_gpu.meshes.files import load, save
 from autograd_gpu.meshes.generators import box, cylinder, disk, grid, icosphere, torus
 from autograd_gpu.meshes.mesh import Mesh
+from autograd_gpu.meshes.parameterization import longest_step_without_flips, tutte_embedding
 from autograd_gpu.meshes.quality import Quality
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "grid",
     "icosphere",
     "load",
+    "longest_step_without_flips",
     "repair",
     "save",
     "seam",
@@ -44,4 +46,5 @@ __all__ = [
     "to_pyvista",
     "to_trimesh",
     "torus",
+    "tutte_embedding",
 ]

@@ -11,6 +11,9 @@ from typing import Any, TypeAlias
 
 import autograd_gpu as ag
 
+# What a flipped face costs: more than any map that is tried, and a number in float32.
+_FLIPPED = 1e30
+
 Scalar: TypeAlias = Any
 Vec2: TypeAlias = Any
 Mat2: TypeAlias = Any
@@ -58,3 +61,22 @@ def isometric(
     j00, j01, j10, j11 = flat_jacobian(u_a, u_b, u_c, gradients)
     c, s = ag.normalize([j00 + j11, j10 - j01])
     return j00 - c, j01 + s, j10 - s, j11 - c
+
+
+def symmetric_dirichlet(u_a: Vec2, u_b: Vec2, u_c: Vec2, gradients: Mat2) -> Scalar:
+    """Distortion ‖J‖² + ‖J⁻¹‖² of a face: an energy for ``add_energy``, no residual.
+
+    4 for an isometry, more for every other map, without bound where a face loses its area, and
+    1e30 where it is flipped: start from a map without flipped faces, such as
+    ``meshes.tutte_embedding``. Pass ``weight=mesh.face_areas``.
+
+    Source: Smith and Schaefer 2015, Bijective parameterization with free boundaries, eq. 2; in the
+    plane ‖J⁻¹‖ = ‖J‖ / |det J|.
+    """
+    j00, j01, j10, j11 = flat_jacobian(u_a, u_b, u_c, gradients)
+    det = j00 * j11 - j01 * j10
+    squared = j00 * j00 + j01 * j01 + j10 * j10 + j11 * j11
+    upright = det > 0.0
+    # Both arms of `where` are evaluated: keep the quotient of the untaken one finite.
+    inverse = 1.0 / ag.where(upright, det, 1.0)
+    return ag.where(upright, squared * (1.0 + inverse * inverse), _FLIPPED)
