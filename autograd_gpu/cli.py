@@ -9,6 +9,7 @@ typer and rich load when a command runs, not with this module.
 import functools
 import importlib
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -114,9 +115,15 @@ def build_app() -> Any:
 
     @app.command()
     @one_message
-    def doctor() -> None:
+    def doctor(
+        full: Annotated[
+            bool, typer.Option("--full", help="Measure the arithmetic of each adapter, too.")
+        ] = False,
+    ) -> None:
         """Say what this machine has: versions, adapters, linear solvers, threads, extras."""
         examine()
+        if full:
+            print_self_tests()
 
     @app.command()
     @one_message
@@ -282,6 +289,42 @@ def examine() -> None:
         ],
     )
     say(f"Numba runs on {available_threads()} threads.")
+
+
+def print_self_tests() -> None:
+    """Print how accurate every op is on each adapter, in each number type that it has."""
+    from autograd_gpu.runtime.device import Device
+    from autograd_gpu.runtime.op_accuracy import (
+        SPECIAL_NAME,
+        ULP,
+        available_precisions,
+        full_self_test,
+    )
+
+    try:
+        found = ag.devices()
+    except (DeviceError, MissingDependencyError):
+        return
+    # OpenGL shows the same devices a second time.
+    direct = [info for info in found if not info.backend.startswith("OpenGL")] or found
+    for info in direct:
+        device = Device(info)
+        verdicts = [full_self_test(device, p) for p in available_precisions(device)]
+        rows: list[list[str]] = []
+        for k, first in enumerate(verdicts[0].measurements):
+            cells = [first.operation]
+            for verdict in verdicts:
+                m = verdict.measurements[k]
+                if m.operation == SPECIAL_NAME:
+                    text = "right" if m.passed else f"{m.error:.0f} results are wrong"
+                else:
+                    text = f"{m.error / ULP[verdict.precision]:.1f}"
+                cells.append(text if m.passed else f"{text} FAILS")
+            rows.append(cells)
+        units = ", ".join(f"2^{math.log2(ULP[v.precision]):.0f} {v.precision}" for v in verdicts)
+        title = f"Self-test of {device.name}: worst error by op, in units of {units}"
+        print_table(title, ["op", *(v.precision for v in verdicts)], rows)
+        device.close()
 
 
 def requirements_by_extra() -> Mapping[str, list[str]]:

@@ -474,10 +474,13 @@ _ELEMENTARY = (
 
 
 def _comparison(name: str, symbol: str, numpy: Any) -> Op:
+    spelling = _infix(symbol, sympy=f"sympy.{name.title()}({{0}}, {{1}}, evaluate=False)")
+    if name == "ne":
+        # WGSL's own != becomes an ordered comparison in SPIR-V: false where one is NaN.
+        spelling["wgsl"] = "!({0} == {1})"
     return _row(
         name, f"Whether a {symbol} b.", numpy=numpy, operands=_TWO, result=BOOL,
-        commutative=name in ("eq", "ne"), domain=(_WIDE, _WIDE),
-        **_infix(symbol, sympy=f"sympy.{name.title()}({{0}}, {{1}}, evaluate=False)"),
+        commutative=name in ("eq", "ne"), domain=(_WIDE, _WIDE), **spelling,
     )  # fmt: skip
 
 

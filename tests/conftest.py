@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,10 @@ def _list_vulkan_drivers() -> None:
 
 
 _list_vulkan_drivers()
+
+# Tests neither read nor fill the user's caches; one folder serves the whole run.
+_CACHES = tempfile.TemporaryDirectory(prefix="autograd-gpu-tests-")
+os.environ["AUTOGRAD_GPU_CACHE_DIR"] = _CACHES.name
 
 _QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile(

@@ -99,6 +99,17 @@ def test_doctor_tells_what_is_there(monkeypatch):
         assert library in result.output
 
 
+@pytest.mark.wgsl
+def test_doctor_measures_every_op_on_request(monkeypatch):
+    llvmpipe = [info for info in cli.ag.devices() if "llvmpipe" in info.name][:1]
+    monkeypatch.setattr(cli.ag, "devices", lambda: llvmpipe)
+    output = call("doctor", "--full").output
+    assert "float64-emulated" in output and "NaN and infinity" in output
+    for op in ("add", "hypot", "softplus"):
+        assert f"│ {op} " in output
+    assert "FAILS" not in output
+
+
 @pytest.mark.parametrize("failure", ["none", "driver"])
 def test_doctor_without_an_adapter_says_so_and_succeeds(failure, monkeypatch):
     def broken():

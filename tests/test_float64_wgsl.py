@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,27 @@ import pytest
 
 import autograd_gpu as ag
 from autograd_gpu.codegen import render as render_module
-from autograd_gpu.codegen.render import compile_to_wgsl, render, wgsl_prelude
+from autograd_gpu.codegen.render import compile_to_wgsl, render, render_stages, wgsl_prelude
 from autograd_gpu.errors import InputError, KernelError, PrecisionError
+from autograd_gpu.ops import NODE_OPS
+from autograd_gpu.runtime import self_test as self_test_module
 from autograd_gpu.runtime.choice import choose_backend
+from autograd_gpu.runtime.disk_cache import FOLDER_VARIABLE
 from autograd_gpu.runtime.number_formats import (
     FORMATS,
     LARGEST_LOSS,
     check_lossless,
     join_numbers,
     split_numbers,
+)
+from autograd_gpu.runtime.op_accuracy import (
+    LIMITS,
+    OPS,
+    SPECIAL_NAME,
+    available_precisions,
+    full_self_test,
+    op_error,
+    special_errors,
 )
 from autograd_gpu.runtime.self_test import require_float64, self_test
 from sessions import WGSL_FLOAT64, Backend, bind, device_on, evaluate, parameters_of
@@ -153,6 +167,58 @@ def test_the_self_test_passes_and_is_run_once(backend: Backend) -> None:
 
 
 @pytest.fixture
+def fresh_verdicts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No verdict in memory, and a cache folder of its own: as in a new process."""
+    monkeypatch.setattr(self_test_module, "_verdicts", {})
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.wgsl
+def test_the_verdict_is_kept_on_disk(fresh_verdicts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = device_on("llvmpipe")
+    first = self_test(device, "float64-emulated")
+    monkeypatch.setattr(self_test_module, "_verdicts", {})
+    before = device.counters.snapshot()
+    assert self_test(device, "float64-emulated") == first
+    assert device.counters == before, "measured again"
+
+    (entry,) = (fresh_verdicts / "self_tests").iterdir()
+    entry.write_bytes(entry.read_bytes()[:-5])
+    monkeypatch.setattr(self_test_module, "_verdicts", {})
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        assert self_test(device, "float64-emulated") == first
+    assert device.counters.dispatches > before.dispatches
+
+
+@pytest.mark.parametrize("adapter", sorted({b.adapter for b in EMULATED if b.adapter}))
+@pytest.mark.wgsl
+def test_every_op_and_special_value_passes_the_full_self_test(adapter: str) -> None:
+    device = device_on(adapter)
+    for precision in available_precisions(device):
+        verdict = full_self_test(device, precision)
+        assert {m.operation for m in verdict.measurements} == {*OPS, SPECIAL_NAME}
+        assert verdict.passed, [m for m in verdict.measurements if not m.passed]
+
+
+@pytest.mark.wgsl
+def test_the_full_self_test_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = NODE_OPS["exp"].numpy
+    wrong = replace(NODE_OPS["exp"], numpy=lambda x: exact(x) * (1.0 + 1e-12))
+    monkeypatch.setitem(NODE_OPS, "exp", wrong)
+    device = device_on("llvmpipe")
+    assert op_error(device, "float64-emulated", "exp") > LIMITS["float64-emulated"]
+    monkeypatch.setitem(NODE_OPS, "exp", replace(wrong, numpy=np.abs))
+    # exp of -inf, -2, NaN and 1 is not |x|, nor is that of 0; each occurs six times.
+    assert special_errors(device, "float64-emulated") >= 18
+
+
+def forget_texts() -> None:
+    for cached in (render, render_stages):
+        cached.cache_clear()
+
+
+@pytest.fixture
 def naive_prelude(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """Double-float without the opaque identity, which some drivers destroy."""
     opaque = "bitcast<f32>(bitcast<u32>(x) ^ control[0].w)"
@@ -161,11 +227,11 @@ def naive_prelude(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     def broken(precision: str) -> str:
         return wgsl_prelude(precision).replace(opaque, "x")
 
-    render.cache_clear()
+    forget_texts()
     monkeypatch.setattr(render_module, "wgsl_prelude", broken)
     monkeypatch.setattr("autograd_gpu.runtime.self_test.wgsl_prelude", broken)
     yield
-    render.cache_clear()
+    forget_texts()
 
 
 @pytest.mark.wgsl

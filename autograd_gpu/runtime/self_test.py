@@ -1,25 +1,31 @@
 """Whether a device's float64 is what it says: arithmetic measured against the host.
 
 Drivers may reassociate sums, contract products or flush what double-float needs, and none of them
-says so. A few thousand operands per operation tell. The verdict is remembered for the process by
-adapter, driver and generated text.
+says so. A few thousand operands per operation tell. The verdict is remembered, in the process and
+on disk, by adapter, driver and generated text.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codegen.kernel import Product, data_slot, topology_of
+from ..codegen.kernel import GENERATOR_VERSION, Product, data_slot, topology_of
 from ..codegen.render import wgsl_prelude
 from ..codegen.wgsl_reals import EMULATED, NATIVE
 from ..errors import PrecisionError
 from ..ir import Argument, Builder, Graph
+from ..ops import NODE_OPS
 from .batch import BoundGroup, DataBinding, FloatArray
 from .device import Device
+from .disk_cache import DiskCache
 from .number_formats import FORMATS
 from .wgsl_backend import WgslSession
 
@@ -30,11 +36,13 @@ it, the error is 1e-7."""
 
 OPERATIONS = ("add", "sub", "mul", "div", "sqrt")
 OPERANDS = 4096
+VERSION = "1"
+"""Of what is measured here and in ``op_accuracy.py``; other verdicts are forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Worst relative error of one operation, and the most that passes."""
+    """Worst error of one operation, and the most that passes; relative, unless it says so."""
 
     operation: str
     error: float
@@ -65,7 +73,7 @@ class SelfTest:
 
 
 _verdicts: dict[tuple[str, ...], SelfTest] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def self_test(device: Device, precision: str) -> SelfTest:
@@ -74,17 +82,52 @@ def self_test(device: Device, precision: str) -> SelfTest:
     Raises:
         PrecisionError: the device has no native float64 and that is asked for.
     """
+    check_available(device, precision)
+    return remembered("arithmetic", device, precision, lambda: _measure(device, precision))
+
+
+def check_available(device: Device, precision: str) -> None:
+    """Refuse native float64 where the device has none.
+
+    Raises:
+        PrecisionError: it has none.
+    """
     if precision == NATIVE.precision and NATIVE_FEATURE not in device.capabilities:
         raise PrecisionError(
             f"{device.name} has no native float64 (WebGPU feature {NATIVE_FEATURE!r}); use "
             "precision='float64' or 'float64-emulated', which every device can do"
         )
+
+
+def remembered(
+    what: str, device: Device, precision: str, measure: Callable[[], SelfTest]
+) -> SelfTest:
+    """A verdict of this process, of another one that left it on disk, or a new one."""
     adapter = device.adapter
-    key = (adapter.name, adapter.backend, adapter.driver, precision, wgsl_prelude(precision))
+    key = (
+        VERSION, GENERATOR_VERSION, importlib.metadata.version("wgpu"), what,
+        adapter.name, adapter.backend, adapter.driver, precision, wgsl_prelude(precision),
+        *(row.wgsl for row in NODE_OPS.values()),
+    )  # fmt: skip
     with _lock:
         if key not in _verdicts:
-            _verdicts[key] = _measure(device, precision)
+            cache = DiskCache("self_tests")
+            stored = cache.get(key)
+            if stored is None:
+                verdict = measure()
+                cache.put(key, json.dumps(asdict(verdict)).encode())
+            else:
+                verdict = _read(json.loads(stored))
+            _verdicts[key] = verdict
         return _verdicts[key]
+
+
+def _read(fields: dict[str, Any]) -> SelfTest:
+    return SelfTest(
+        device=fields["device"],
+        precision=fields["precision"],
+        measurements=tuple(Measurement(**m) for m in fields["measurements"]),
+    )
 
 
 def require_float64(device: Device, precision: str) -> str:
