@@ -18,6 +18,7 @@ from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, Param
 from autograd_gpu.runtime.batch_executor import BatchExecutor
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.runtime.numpy_backend import NumpySession
+from autograd_gpu.solvers.bounds import make_box
 from autograd_gpu.solvers.normal_equations import NormalEquations
 from autograd_gpu.solvers.residual_group import ResidualGroup, data_binding, parameter_binding
 from autograd_gpu.solvers.retraction import Movable, Retraction
@@ -57,6 +58,8 @@ class Analysis:
             columns[~frozen] = np.arange(free, free + varying).reshape(-1, array.tangent)
             self._columns[array.name] = columns
             free += varying
+        self.bounds = problem.bounds
+        self.box = make_box(self.arrays, self.bounds, self._columns, self.base)
         self.parameter_count = total
         self.column_count = free
         self.groups = tuple(self._bind(g) for g in problem.groups)

@@ -1,18 +1,24 @@
 """Levenberg-Marquardt: solves (JᵀJ + λD) δ = -Jᵀr and keeps δ if the cost falls.
 
+Under bounds the step is projected; see ``bounds.py``.
+
 Source: Madsen, Nielsen, Tingleff 2004, "Methods for non-linear least squares problems", §3.2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from types import MappingProxyType
 from typing import ClassVar
 
+import numpy as np
+
+from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.step_record import StepRecord
-from autograd_gpu.solvers.damped_system import DAMPING_FORMS
+from autograd_gpu.solvers.bounds import HELD
+from autograd_gpu.solvers.damped_system import DAMPING_FORMS, LinearStep
 from autograd_gpu.solvers.host_engine import HostRun, NormalEquationsEngine
 from autograd_gpu.solvers.options import COUNT, SHARE, Check, SolverOptions
 from autograd_gpu.solvers.step_control import DAMPING_CONTROLS, LARGEST_DAMPING
@@ -75,7 +81,7 @@ class LevenbergMarquardt(NormalEquationsEngine):
     def step(self) -> StepRecord:
         """Solve, try, keep or not."""
         point, control, damping = self.point, self._control, self._control.damping
-        linear = self.system.solve(damping * self._scale(point.normal.diagonal))
+        linear = self._direction(damping * self._scale(point.normal.diagonal))
         if linear is None or not linear.usable:
             control.rejected()
             return self.refuse(linear, damping, control.exhausted)
@@ -86,3 +92,22 @@ class LevenbergMarquardt(NormalEquationsEngine):
             return self.refuse(linear, damping, control.exhausted, trial)
         control.accepted(gain)
         return self.keep(linear, damping, trial)
+
+    def _direction(self, damping: FloatArray) -> LinearStep | None:
+        """δ; under bounds over the unknowns that are not held, and as far as the box goes."""
+        point, box = self.point, self.point.analysis.box
+        if box is None:
+            return self.system.solve(damping)
+        held = box.held(point.x, point.normal.gradient)
+        damping[held] = HELD * (1.0 + point.normal.diagonal[held])
+        linear = self.system.solve(damping)
+        if linear is None or not linear.usable:
+            return linear
+        inside = box.shortened(point.x, linear.step)
+        slope = float(point.normal.gradient @ inside)
+        # The step itself stays as it is: the trial projects it, exactly onto the bounds.
+        return replace(
+            linear,
+            norm=float(np.linalg.norm(inside)),
+            predicted=-slope - 0.5 * point.curvature(inside),
+        )

@@ -69,7 +69,8 @@ class Linearization:
         x: all parameters, flat.
         residuals: whose half square is the cost; Gauss-Newton has others under a robust loss.
         cost: ½‖residuals‖²; infinite or NaN only at a start that is not finite.
-        gradient_norm: largest entry of |Jᵀr|; NaN before `linearize`.
+        gradient_norm: largest entry of |Jᵀr|, under bounds of |x - P(x - Jᵀr)|; NaN before
+            `linearize`.
     """
 
     def __init__(
@@ -137,7 +138,10 @@ class Linearization:
         trouble = self._assemble(free, corrected)
         if trouble:
             return trouble
-        self.gradient_norm = float(np.max(np.abs(self.normal.gradient), initial=0.0))
+        gradient = self.normal.gradient
+        if analysis.box is not None:
+            gradient = analysis.box.projected_gradient(self.x, gradient)
+        self.gradient_norm = float(np.max(np.abs(gradient), initial=0.0))
         self._watch.lap("assemble")
         if not math.isfinite(self.gradient_norm) or not np.isfinite(self.normal.diagonal).all():
             entry = _worst(free)
@@ -169,8 +173,10 @@ class Linearization:
 
     @np.errstate(all="ignore")
     def trial(self, step: FloatArray) -> Trial:
-        """The point at x ⊞ ``step``, one number a column of J."""
+        """The point at x ⊞ ``step``, one number a column of J; projected onto bounds."""
         parameters = self._retraction(self.x, step)
+        if self.analysis.box is not None:
+            self.analysis.box.project(parameters, self.x, step)
         residuals = self._session.residuals(parameters)
         self._watch.lap("evaluate")
         reduction = 0.5 * float((self.residuals - residuals) @ (self.residuals + residuals))

@@ -15,6 +15,7 @@ from autograd_gpu.errors import InputError, ShapeError
 from autograd_gpu.losses import Loss, as_loss
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
+from autograd_gpu.solvers.bounds import ArrayBounds, array_bounds
 from autograd_gpu.solvers.ragged_group import (
     AnyArgument,
     RaggedGroup,
@@ -52,10 +53,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Values:
-    """Current numbers of one parameter array, and which of its blocks are held constant."""
+    """Current numbers of one parameter array, which of its blocks are held, and its bounds."""
 
     array: FloatArray
     frozen: NDArray[np.bool_]
+    bounds: ArrayBounds | None = None
 
 
 class Problem:
@@ -87,7 +89,7 @@ class Problem:
         name: str,
         array: ArrayLike,
         manifold: object | None = None,
-        bounds: object | None = None,
+        bounds: tuple[ArrayLike | None, ArrayLike | None] | None = None,
     ) -> ParameterArray:
         """Add a parameter array.
 
@@ -99,16 +101,20 @@ class Problem:
                 object with ``ambient``, ``tangent`` and a traced ``plus(x, delta)``. The array
                 is ``(n, ambient)`` (``(n,)`` if that is 1) of points on it. Steps, Jacobians and
                 covariances are in its tangent coordinates.
-            bounds: not available yet.
+            bounds: ``(lower, upper)``, each None, a number, or what broadcasts to the array;
+                infinite where there is none. ``array`` lies between them, and so does every point
+                that a solve accepts. Not on a manifold.
 
         Raises:
-            InputError: the name is taken, NaN or infinity in the array, or rows that do not lie
-                on the manifold (to 1e-6).
-            ShapeError: no rows, or more than three dimensions, or another width than the
-                manifold's.
+            InputError: the name is taken, NaN or infinity in the array, rows that do not lie on
+                the manifold (to 1e-6), or bounds that cross or leave the array outside.
+            ShapeError: no rows, or more than three dimensions, another width than the
+                manifold's, or bounds of another shape.
         """
-        if bounds is not None:
-            raise NotImplementedError("Problem.parameters(bounds=…): box bounds")
+        if manifold is not None and bounds is not None:
+            raise InputError(
+                f"parameters {name!r}: bounds on a manifold have no meaning; leave one out"
+            )
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
                 f"parameters: got {type(name).__name__} as the name, expected a string; call "
@@ -135,9 +141,12 @@ class Problem:
             chart = chart_of(manifold, shape[0] if shape else 1, what)
         if chart is not None:
             chart.check(values, what)
+        box = None if bounds is None else array_bounds(bounds, values.shape, what)
+        if box is not None:
+            box.check(values, what)
         handle = ParameterArray(self, name, shape, len(values), chart)
         self._parameters[name] = handle
-        self._values[name] = _Values(values, np.zeros(len(values), np.bool_))
+        self._values[name] = _Values(values, np.zeros(len(values), np.bool_), box)
         self._forget()
         return handle
 
@@ -350,6 +359,9 @@ class Problem:
             chart = self._parameters[name].chart
             if chart is not None:
                 chart.check(values, f"update, parameters {name!r}")
+            box = self._values[name].bounds
+            if box is not None:
+                box.check(values, f"update, parameters {name!r}")
             fresh[name] = values
         groups: dict[str, ResidualGroup | RaggedGroup] = {}
         before = {**self._groups, **self._energies}
@@ -391,6 +403,11 @@ class Problem:
         """Mask of the blocks held constant; a copy."""
         self._own(array)
         return self._values[array.name].frozen.copy()
+
+    @property
+    def bounds(self) -> dict[str, ArrayBounds]:
+        """Bounds by name of the parameter array, of those that have any."""
+        return {n: v.bounds for n, v in self._values.items() if v.bounds is not None}
 
     def columns(self, array: ParameterArray) -> IndexArray:
         """Jacobian columns of each block of ``array``, -1 where frozen.

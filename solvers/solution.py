@@ -34,7 +34,7 @@ class IterationRecord:
     Attributes:
         iteration: number of steps tried so far.
         cost: of the point kept after this iteration (a rejected step does not change it).
-        gradient_norm: largest entry of |Jᵀr| at that point.
+        gradient_norm: largest entry of |Jᵀr| at that point, under bounds of |x - P(x - Jᵀr)|.
         damping: factor in force when the step was computed.
         gain_ratio: actual over predicted reduction; NaN where no step could be computed.
         step_norm: Euclidean length of the step tried.
@@ -83,6 +83,9 @@ class Solution:
         timings: seconds by phase.
         residual_count, parameter_count: size of the problem (free parameters).
         kernels: generated kernels; empty for NumPy.
+        bound_multipliers: parameter name -> one number for each of its own, ``(blocks, width)``,
+            for parameters with bounds: the rate at which the least cost grows with the bound; ≥ 0
+            at a lower bound, ≤ 0 at an upper one, 0 where none holds.
     """
 
     values: Mapping[str, FloatArray]
@@ -104,6 +107,7 @@ class Solution:
     residual_count: int
     parameter_count: int
     kernels: tuple[KernelSummary, ...] = field(default=())
+    bound_multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
 
     @property
     def success(self) -> bool:

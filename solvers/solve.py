@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +13,11 @@ import numpy as np
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend, runs_on_a_gpu
+from autograd_gpu.solvers.bounds import check_bounds
 from autograd_gpu.solvers.cost_gradient import open_cost_gradient
 from autograd_gpu.solvers.driver import Engine, Observer, iterate
-from autograd_gpu.solvers.energy_model import total_energy
 from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.gradient_engine import GradientRun
-from autograd_gpu.solvers.graduation import solve_graduated
 from autograd_gpu.solvers.host_engine import HostRun
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.linear_solvers import (
@@ -30,6 +29,7 @@ from autograd_gpu.solvers.methods import METHODS, GradientMethod, check_method, 
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
+from autograd_gpu.solvers.schedule import Whole, run_schedule
 from autograd_gpu.solvers.solution import IterationRecord, Solution
 from autograd_gpu.solvers.stages import StageRun, Stages
 
@@ -88,6 +88,7 @@ def solve(
         raise InputError(f"callback: got {type(callback).__name__}, expected a function")
     began = time.perf_counter()
     analysis = problem.analysis()
+    check_bounds(analysis, chosen)
     size = analysis.row_count + sum(g.count for g in analysis.energies)
     choice = choose_backend(backend, precision, problem.device(device), size)
     why = _on_device(choice, linear_solver, analysis, chosen)
@@ -113,43 +114,9 @@ def solve(
 
     with _observer(analysis, chosen, callback, progress) as observer:
         stages = Stages(run_stage, chosen, observer)
-        whole = _run_all(analysis, choice, current_parameters(problem), chosen, stages)
+        whole = run_schedule(analysis, choice, current_parameters(problem), chosen, stages)
     timings["total"] = time.perf_counter() - began
     return _solution(problem, analysis, choice, (method, why_method), whole, timings)
-
-
-@dataclass(frozen=True, slots=True)
-class _Whole:
-    """A solve of one stage or many: the last stage, the history of all, the problem's own cost."""
-
-    last: StageRun
-    history: tuple[IterationRecord, ...]
-    initial_cost: float
-    cost: float
-
-
-def _run_all(
-    analysis: Analysis,
-    choice: BackendChoice,
-    start: FloatArray,
-    options: SolverOptions,
-    stages: Stages,
-) -> _Whole:
-    if options.graduation is None:
-        last = stages.run(analysis, start, options)
-        return _Whole(last, tuple(stages.history), last.outcome.initial_cost, last.outcome.cost)
-
-    def cost_at(parameters: FloatArray) -> float:
-        # By the kernel that a solve has anyway; under losses its half square is the cost.
-        residuals = analysis.session(choice).residuals(parameters).astype(np.float64)
-        return 0.5 * float(residuals @ residuals) + total_energy(analysis, choice, parameters)
-
-    initial_cost = cost_at(start)
-    graduated = solve_graduated(analysis, choice, start, options, stages)
-    last = graduated.run
-    # Before the last stage the history has costs of losses that are not the problem's.
-    cost = last.outcome.cost if graduated.finished else cost_at(last.outcome.parameters)
-    return _Whole(last, tuple(stages.history), initial_cost, cost)
 
 
 def _on_device(
@@ -163,6 +130,8 @@ def _on_device(
         return None  # the other methods run on the host
     if choice.backend not in ("wgsl", "jax") or analysis.column_count == 0:
         return None
+    if analysis.box is not None:
+        return None  # steps are projected on the host
     if choice.backend == "wgsl" and choice.precision != "float32":
         return None  # that device-resident solve computes in float32
     if linear_solver == "pcg":
@@ -270,7 +239,7 @@ def _solution(
     analysis: Analysis,
     choice: BackendChoice,
     method: tuple[str, str],
-    whole: _Whole,
+    whole: Whole,
     timings: dict[str, float],
 ) -> Solution:
     last, outcome = whole.last, whole.last.outcome
@@ -301,4 +270,5 @@ def _solution(
         residual_count=analysis.row_count,
         parameter_count=analysis.column_count,
         kernels=last.kernels,
+        bound_multipliers=whole.bound_multipliers,
     )

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from more_garbow_hillstrom import LISTED
 
 import autograd_gpu as ag
 from autograd_gpu.runtime.choice import choose_backend
@@ -22,6 +21,7 @@ from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.methods import METHODS
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.step_control import Regularization, TrustRegion
+from more_garbow_hillstrom import LISTED
 from sessions import NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
 from tolerances import GRAPH, tolerance
 from workloads import MINIMA, PROBLEMS, bending_problem

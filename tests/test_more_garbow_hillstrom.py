@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from more_garbow_hillstrom import LISTED, Listed
 
 import autograd_gpu as ag
+from more_garbow_hillstrom import LISTED, Listed
 
 # The paper prints six or seven digits; of a minimum that is zero, what rounding leaves.
 DIGITS, ZERO = 1e-6, 1e-12

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from more_garbow_hillstrom import LISTED
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 import autograd_gpu as ag
 from autograd_gpu.later import LATER
+from more_garbow_hillstrom import LISTED
 from workloads import PROBLEMS, bending_problem
 
 Array = NDArray[Any]
@@ -500,9 +500,3 @@ def test_unknown_names_are_plain_attribute_errors() -> None:
 def test_later_methods_of_a_problem_are_named(name: str) -> None:
     with pytest.raises(NotImplementedError, match=rf"Problem\.{name}: \w+"):
         getattr(rosenbrock(), name)()
-
-
-def test_later_keywords_are_named() -> None:
-    problem = rosenbrock()
-    with pytest.raises(NotImplementedError, match="bounds"):
-        problem.parameters("q", [1.0], bounds=(0.0, 1.0))

@@ -271,12 +271,12 @@ def reprojection_error(camera: Any, point: Any, observed: Any) -> Any:
 
 
 def with_outliers(observed: FloatArray, share: float) -> FloatArray:
-    """Sightings of which a share is displaced by 20 to 100 pixels in either direction."""
+    """Sightings of which a share is displaced by 5 to 25 pixels along each axis."""
     rng = np.random.default_rng(1)
     wrong = rng.choice(len(observed), round(share * len(observed)), replace=False)
     sides = rng.choice([-1.0, 1.0], (len(wrong), 2))
     moved = observed.copy()
-    moved[wrong] += sides * rng.uniform(20.0, 100.0, (len(wrong), 2))
+    moved[wrong] += sides * rng.uniform(5.0, 25.0, (len(wrong), 2))
     return moved
 
 

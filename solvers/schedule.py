@@ -1,0 +1,72 @@
+"""Which stages a solve takes, and what all of them together say of the problem as it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autograd_gpu.runtime.batch import FloatArray
+from autograd_gpu.runtime.choice import BackendChoice
+from autograd_gpu.solvers.analysis import Analysis
+from autograd_gpu.solvers.bounds import bound_multipliers
+from autograd_gpu.solvers.energy_model import total_energy
+from autograd_gpu.solvers.graduation import solve_graduated
+from autograd_gpu.solvers.options import SolverOptions
+from autograd_gpu.solvers.solution import IterationRecord
+from autograd_gpu.solvers.stages import StageRun, Stages
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A solve of one stage or many.
+
+    Attributes:
+        last: the stage that gave the result.
+        history: of all stages.
+        initial_cost, cost: the problem's own, whatever the stages minimised.
+        bound_multipliers: by name of the parameter array, ``(blocks, width)``.
+    """
+
+    last: StageRun
+    history: tuple[IterationRecord, ...]
+    initial_cost: float
+    cost: float
+    bound_multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+
+
+def run_schedule(
+    analysis: Analysis,
+    choice: BackendChoice,
+    start: FloatArray,
+    options: SolverOptions,
+    stages: Stages,
+) -> Whole:
+    """Run what the problem and the options ask for.
+
+    Args:
+        analysis: the problem; borrowed.
+        choice: where costs and gradients outside of stages are evaluated.
+        start: all parameters, flat.
+        options: of the whole.
+        stages: runs them.
+    """
+    if options.graduation is None:
+        last = stages.run(analysis, start, options)
+        initial_cost, cost = last.outcome.initial_cost, last.outcome.cost
+    else:
+        initial_cost = _cost(analysis, choice, start)
+        graduated = solve_graduated(analysis, choice, start, options, stages)
+        last = graduated.run
+        # Before the last stage the history has costs of losses that are not the problem's.
+        end = last.outcome
+        cost = end.cost if graduated.finished else _cost(analysis, choice, end.parameters)
+    pressed = bound_multipliers(analysis, choice, last.outcome.parameters)
+    return Whole(last, tuple(stages.history), initial_cost, cost, pressed)
+
+
+def _cost(analysis: Analysis, choice: BackendChoice, parameters: FloatArray) -> float:
+    # By the kernel that a solve has anyway; under losses its half square is the cost.
+    residuals = analysis.session(choice).residuals(parameters).astype(np.float64)
+    return 0.5 * float(residuals @ residuals) + total_energy(analysis, choice, parameters)
