@@ -106,6 +106,7 @@ from autograd_gpu.solvers.scalar_least_squares import NonlinearLeastSquares
 from autograd_gpu.solvers.selection import shared
 from autograd_gpu.solvers.solution import Solution, Status
 from autograd_gpu.solvers.solve import solve
+from autograd_gpu.solvers.solve_batch import BatchSolution, solve_batch
 from autograd_gpu.trace import trace
 from autograd_gpu.training_losses import (
     binary_cross_entropy_loss,
@@ -122,6 +123,7 @@ __all__ = [
     "AdamOptions",
     "AdamWOptions",
     "AutogradGpuError",
+    "BatchSolution",
     "CompiledResiduals",
     "CompiledResidualsGPU",
     "Device",
@@ -230,6 +232,7 @@ __all__ = [
     "sinh",
     "softplus",
     "solve",
+    "solve_batch",
     "sqrt",
     "square",
     "sum",

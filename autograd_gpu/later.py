@@ -8,7 +8,6 @@ LATER: dict[str, str] = {
     "probe": "reading back named intermediates",
     "tune": "autotuning of schedules",
     "warm_up": "compiling ahead of the first solve",
-    "solve_batch": "many small solves at once",
 }
 
 

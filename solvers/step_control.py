@@ -12,6 +12,11 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
 LARGEST_DAMPING = 1e32
 
 
@@ -37,10 +42,15 @@ class DampingControl(Protocol):
         ...
 
 
-def _nielsen_factor(gain: float) -> float:
+def nielsen_factor(gain: float) -> float:
     """Change of λ after a step that was kept: from 1/3 for good models to about 2 for poor ones."""
+    return float(nielsen_factors(np.array(gain)))
+
+
+def nielsen_factors(gains: FloatArray) -> FloatArray:
+    """The same for many; an array of the shape given."""
     # Bounded, so that the cube of an absurd gain does not overflow.
-    return max(1.0 / 3.0, 1.0 - (2.0 * min(gain, 1e3) - 1.0) ** 3)
+    return np.maximum(1.0 / 3.0, 1.0 - (2.0 * np.minimum(gains, 1e3) - 1.0) ** 3)
 
 
 class NielsenDamping:
@@ -57,7 +67,7 @@ class NielsenDamping:
 
     def accepted(self, gain: float) -> None:
         """Trust the model more if it was right."""
-        self.damping = max(self.damping * _nielsen_factor(gain), 1.0 / LARGEST_DAMPING)
+        self.damping = max(self.damping * nielsen_factor(gain), 1.0 / LARGEST_DAMPING)
         self._growth = 2.0
 
     def rejected(self) -> None:
@@ -87,7 +97,7 @@ class CeresRadius:
 
     def accepted(self, gain: float) -> None:
         """Widen the region if the model was right."""
-        self.radius = min(self.radius / _nielsen_factor(gain), self.LARGEST)
+        self.radius = min(self.radius / nielsen_factor(gain), self.LARGEST)
         self._decrease = 2.0
 
     def rejected(self) -> None:
