@@ -5,6 +5,7 @@ The public face: everything here is re-exported, nothing is defined.
 
 from __future__ import annotations
 
+from autograd_gpu import estimation as estimation
 from autograd_gpu import geometry as geometry
 from autograd_gpu import interop as interop
 from autograd_gpu import losses as losses
@@ -17,6 +18,7 @@ from autograd_gpu.errors import (
     DeviceError,
     DeviceLimitError,
     DeviceLostError,
+    FileFormatError,
     IndexRangeError,
     InputError,
     KernelError,
@@ -131,6 +133,7 @@ __all__ = [
     "DeviceLimitError",
     "DeviceLostError",
     "DoglegOptions",
+    "FileFormatError",
     "GPUBatchExecutor",
     "GaussNewtonOptions",
     "GradientDescentOptions",
@@ -188,6 +191,7 @@ __all__ = [
     "dot",
     "enable_gpu",
     "erf",
+    "estimation",
     "exp",
     "expm1",
     "floor",

@@ -31,6 +31,10 @@ class MeshError(InputError):
     """A mesh that an operation cannot work on: zero-area faces, non-manifold edges or others."""
 
 
+class FileFormatError(InputError):
+    """A file with a line that does not say what its format says; names file and line."""
+
+
 class MissingDependencyError(AutogradGpuError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 

@@ -43,6 +43,7 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"numpy"},
         {"scipy", "networkx", "sympy", "jax", "matplotlib"},
     ),
+    "estimation": ({"language", "runtime", "solvers", "estimation"}, {"numpy"}, set()),
     "meshes": (
         {"language", "face", "meshes"},
         {"numpy"},
@@ -54,7 +55,17 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"scipy", "matplotlib", "pygfx", "rendercanvas", "wgpu", "PIL"},
     ),
     "face": (
-        {"language", "codegen", "runtime", "solvers", "interop", "meshes", "demos", "face"},
+        {
+            "language",
+            "codegen",
+            "runtime",
+            "solvers",
+            "interop",
+            "estimation",
+            "meshes",
+            "demos",
+            "face",
+        },
         {"numpy"},
         {"typer", "rich", "wgpu", "numba", "jax", "scipy", "click"},
     ),
