@@ -1,14 +1,20 @@
-"""A method on mixed precision: it moves up to float64 Jacobians where float32 ones stagnate."""
+"""A method on mixed precision: it moves up to float64 Jacobians where float32 ones stagnate.
+
+`MovingUp` puts a solve before it that stays on the device, all in float32.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.mixed_session import MixedSession
 from autograd_gpu.runtime.step_record import StepRecord
+from autograd_gpu.solvers.driver import Engine
 from autograd_gpu.solvers.host_engine import NormalEquationsEngine
 from autograd_gpu.solvers.solution import KernelSummary
+from autograd_gpu.solvers.termination import ROUNDING
 
 STAGNANT_CHANGE = 1e-9
 """An accepted step that lowers the cost by less than this part of it."""
@@ -86,7 +92,81 @@ class MixedEngine:
         self._engine.close()
 
 
-def _stagnant(record: StepRecord) -> bool:
+def _stagnant(record: StepRecord, change: float = STAGNANT_CHANGE) -> bool:
     if record.accepted:
-        return -record.change <= STAGNANT_CHANGE * record.cost_before
+        return -record.change <= change * record.cost_before
     return record.predicted <= STAGNANT_PROMISE * record.cost
+
+
+class MovingUp:
+    """Steps on the device in float32 until they stagnate, then those of an engine on the host.
+
+    Args:
+        resident: the engine on the device; owned, and closed at the move.
+        host: makes the engine that goes on from a point, in mixed precision.
+    """
+
+    def __init__(self, resident: Engine, host: Callable[[FloatArray], Engine]) -> None:
+        self._engine = resident
+        self._resident = resident.linear_solver()
+        self._host = host
+        self._steps = 0
+        self._moved_at: int | None = None
+        self._kernels: tuple[KernelSummary, ...] = ()
+
+    @property
+    def description(self) -> str:
+        """Device."""
+        return self._engine.description
+
+    @property
+    def unknowns(self) -> int:
+        """Number of parameters that are not frozen."""
+        return self._engine.unknowns
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of the cost where the solve ends."""
+        return ROUNDING["mixed"]
+
+    def start(self) -> StepRecord:
+        """Evaluate the start."""
+        return self._engine.start()
+
+    def step(self) -> StepRecord:
+        """Try one step; one that float32 cannot judge is followed by one on the host."""
+        self._steps += 1
+        record = self._engine.step()
+        if self._moved_at is not None or record.lost:
+            return record
+        if not (record.exhausted or _stagnant(record, ROUNDING["float32"])):
+            return record
+        self._resident, self._kernels = self._engine.linear_solver(), self._engine.kernels()
+        point = self._engine.parameters()
+        self._engine.close()
+        self._engine = self._host(point)
+        self._moved_at = self._steps
+        begun = self._engine.start()
+        return begun if begun.lost else self._engine.step()
+
+    def parameters(self) -> FloatArray:
+        """The last accepted point."""
+        return self._engine.parameters()
+
+    def linear_solver(self) -> tuple[str, str]:
+        """What solves the linear systems now; what did so on the device, and until when."""
+        name, why = self._engine.linear_solver()
+        if self._moved_at is None:
+            return name, f"{why.rstrip('.')}; all in float32, which did not stagnate"
+        return name, (
+            f"{why.rstrip('.')}; before step {self._moved_at}, where float32 brought no more, "
+            f"{self._resident[0]}, all in float32"
+        )
+
+    def kernels(self) -> tuple[KernelSummary, ...]:
+        """Generated kernels used so far."""
+        return (*self._kernels, *self._engine.kernels())
+
+    def close(self) -> None:
+        """Close the engine at work."""
+        self._engine.close()

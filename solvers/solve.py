@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autograd_gpu.errors import InputError
+from autograd_gpu.errors import InputError, PrecisionError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend, runs_on_a_gpu
 from autograd_gpu.solvers.bounds import check_bounds
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 Callback = Callable[[IterationRecord], Any]
 
+FLOAT32_TOLERANCE = 1e-8
+"""``function_tolerance`` below which ``precision="auto"`` does not stop at float32 on a GPU."""
+
 
 def solve(
     problem: Problem,
@@ -65,8 +68,10 @@ def solve(
         backend: ``auto``, ``numpy``, ``numba`` (``cpu``), ``jax``, ``wgsl`` (``gpu``).
         precision: ``auto``, ``float32``, ``float64``: of residuals and Jacobians. Linear algebra
             on the CPU is float64. ``mixed`` (on ``wgsl``): Jacobians in float32 and the rest in
-            float64, Jacobians too once float32 ones stagnate. ``float64-native`` and
-            ``float64-emulated`` force the way in which ``wgsl`` gets float64.
+            float64, Jacobians too once float32 ones stagnate; on a GPU it begins all in
+            float32 on the device. ``float64-native`` and ``float64-emulated`` force the way in
+            which ``wgsl`` gets float64. ``auto`` is float64 on CPUs; on a GPU float32, or mixed
+            if ``function_tolerance`` is below 1e-8.
         device: for ``wgsl``: a device, or part of an adapter's name.
         callback: called with each ``IterationRecord``; a true result stops the solve.
         progress: show a progress bar.
@@ -92,6 +97,8 @@ def solve(
     size = analysis.row_count + sum(g.count for g in analysis.energies)
     choice = choose_backend(backend, precision, problem.device(device), size)
     why = _on_device(choice, linear_solver, analysis, chosen)
+    if why is not None and precision == "auto" and choice.precision == "float32":
+        choice = _as_tolerances_ask(choice, chosen)
     if why is not None and any(a.chart is not None for a in analysis.arrays):
         why = None
         reason = f"{choice.reason}; steps on the host, which moves parameters on manifolds"
@@ -103,7 +110,7 @@ def solve(
     ) -> StageRun:
         if why is not None:
             assert isinstance(options, LevenbergMarquardtOptions)
-            engine = _device_engine(analysis, start, choice, why, options, timings)
+            engine = _device_engine(analysis, start, choice, why, linear_solver, options, timings)
         else:
             engine = _host_engine(analysis, start, choice, linear_solver, options, timings)
         try:
@@ -132,7 +139,7 @@ def _on_device(
         return None
     if analysis.box is not None:
         return None  # steps are projected on the host
-    if choice.backend == "wgsl" and choice.precision != "float32":
+    if choice.backend == "wgsl" and choice.precision not in ("float32", "mixed"):
         return None  # that device-resident solve computes in float32
     if linear_solver == "pcg":
         return "conjugate gradients on the device, as requested"
@@ -224,14 +231,38 @@ def _device_engine(
     start: FloatArray,
     choice: BackendChoice,
     why: str,
+    linear_solver: str,
     options: LevenbergMarquardtOptions,
     timings: dict[str, float],
 ) -> Engine:
-    """Everything on the GPU; the host watches."""
+    """Everything on the GPU, the host watches; in mixed precision until float32 stagnates."""
     from autograd_gpu.solvers.device_levenberg_marquardt import DeviceLevenbergMarquardt
 
     watch = Stopwatch(timings)
-    return DeviceLevenbergMarquardt(analysis, choice, start, options, watch, why)
+    if choice.precision != "mixed":
+        return DeviceLevenbergMarquardt(analysis, choice, start, options, watch, why)
+    from autograd_gpu.solvers.mixed_engine import MovingUp
+
+    resident = replace(choice, precision="float32")
+
+    def host(point: FloatArray) -> Engine:
+        return _host_engine(analysis, point, choice, linear_solver, options, timings)
+
+    return MovingUp(DeviceLevenbergMarquardt(analysis, resident, start, options, watch, why), host)
+
+
+def _as_tolerances_ask(choice: BackendChoice, options: SolverOptions) -> BackendChoice:
+    """Mixed precision in place of float32, if the tolerances ask for it and the device has it."""
+    asked, finest = options.function_tolerance, FLOAT32_TOLERANCE
+    if asked >= finest:
+        return choice
+    wish = f"function_tolerance={asked:g} is below the {finest:g} that float32 is good for"
+    try:
+        mixed = choose_backend("wgsl", "mixed", choice.device, 0)
+    except PrecisionError as error:
+        return replace(choice, reason=f"{choice.reason}; {wish}, but {error}")
+    words = mixed.reason.removeprefix("as requested; ")
+    return replace(mixed, reason=f"{choice.reason}; {wish}, so mixed: {words}")
 
 
 def _solution(

@@ -10,9 +10,9 @@ import pytest
 from conftest import LONG
 
 import autograd_gpu as ag
-from autograd_gpu.errors import InputError
+from autograd_gpu.errors import InputError, PrecisionError
 from sessions import WGSL_FLOAT64, Backend, device_on, parameters_of
-from workloads import PROBLEMS, deformation_problem, reprojection_error
+from workloads import PROBLEMS, deformation_problem, reprojection_error, springs_problem
 
 TIGHT = ag.LevenbergMarquardtOptions(
     max_iterations=200, function_tolerance=1e-14, gradient_tolerance=1e-14,
@@ -83,6 +83,63 @@ def test_other_methods_move_up_too(method: str) -> None:
     got = solved("wgsl", precision="mixed", device=device_on("llvmpipe"))
     assert "Jacobians in float64 from step" in got.linear_solver_reason
     assert abs(got.cost - want) <= 1e-8 * want
+
+
+def resident(precision: str, options: Any = TIGHT) -> ag.Solution:
+    return ag.solve(
+        springs_problem(1), backend="wgsl", precision=precision, linear_solver="pcg",
+        device=device_on("llvmpipe"), options=options,
+    )  # fmt: skip
+
+
+@pytest.mark.wgsl
+def test_a_resident_solve_moves_up_where_float32_stagnates_and_says_so() -> None:
+    want = ag.solve(springs_problem(1), backend="numba", precision="float64", options=TIGHT).cost
+    low, high = resident("float32"), resident("mixed")
+    assert abs(high.cost - want) <= 1e-8 * want
+    assert abs(high.cost - want) < abs(low.cost - want)
+    assert low.precision == "float32" and high.precision == "mixed"
+    why = high.linear_solver_reason
+    assert "where float32 brought no more, pcg (device, block-Jacobi), all in float32" in why
+    # Its first steps are those of the float32 solve, bit for bit.
+    moved = int(why.split("before step ")[1].split(",")[0])
+    assert 2 < moved < high.iterations
+    for a, b in zip(low.history[:moved], high.history[:moved], strict=False):
+        assert a.cost == b.cost and a.linear_iterations == b.linear_iterations
+
+
+@pytest.mark.wgsl
+def test_a_resident_solve_that_meets_its_tolerance_in_float32_stays() -> None:
+    loose = ag.LevenbergMarquardtOptions(function_tolerance=1e-3)
+    solution = resident("mixed", loose)
+    assert "all in float32, which did not stagnate" in solution.linear_solver_reason
+    assert solution.linear_solver == "pcg (device, block-Jacobi)"
+
+
+@pytest.mark.wgsl
+def test_auto_on_a_gpu_moves_up_if_the_tolerance_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autograd_gpu.solvers.solve.runs_on_a_gpu", lambda choice: True)
+
+    def solved(**how: Any) -> ag.Solution:
+        device = device_on("llvmpipe")
+        return ag.solve(springs_problem(1), backend="wgsl", device=device, **how)
+
+    plain = solved()
+    assert plain.precision == "float32" and "float32, in which the whole" in plain.backend_reason
+    tight = solved(options=TIGHT)
+    assert tight.precision == "mixed"
+    assert "function_tolerance=1e-14 is below the 1e-08" in tight.backend_reason
+    assert "residuals in float64" in tight.backend_reason
+    assert solved(options=TIGHT, precision="float32").precision == "float32"
+
+    def refused(*_: Any) -> str:
+        raise PrecisionError("the device fails")
+
+    monkeypatch.setattr("autograd_gpu.runtime.self_test.require_float64", refused)
+    kept = solved(options=TIGHT)
+    assert kept.precision == "float32" and "but the device fails" in kept.backend_reason
 
 
 @pytest.mark.wgsl
