@@ -199,9 +199,7 @@ def _traced(fn: Callable[..., Any], arguments: list[Argument], size: int, title:
 def _at_zero(graph: Graph) -> Graph:
     """A graph of x and δ at δ = 0, as one of x."""
     b = Builder(RULES)
-    ids = b.absorb(
-        graph.nodes, lambda node: b.constant(0.0) if node.leaf[0] == 1 else b.input(*node.leaf)
-    )
+    ids = b.absorb(graph.nodes, lambda node: b.constant(0.0) if node.leaf[0] == 1 else b.leaf(node))
     outputs = [ids[o] for o in graph.outputs]
     return simplify(
         Graph.build(b, outputs, graph.arguments[:1], graph.output_shape, f"{graph.name}_basis")

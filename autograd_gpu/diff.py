@@ -5,14 +5,19 @@ Results are ordinary graphs: simplified as they are built, and differentiable ag
 A ``where`` evaluates both arms, and the untaken one may be infinite. Adjoints therefore travel as
 a pair (value, mask): products with partial derivatives are formed first and masked as a whole,
 so that 0 · ∞ never appears. Source: the "double where" problem, e.g. Baydin et al. 2018, §3.3.
+
+The adjoint of a fold over the items of a long row is one value for all items of the row, and what
+the items contribute to the adjoint of a value of the element is folded: again one loop. The same
+in forward mode would be a loop in a loop for derivatives by an item, so these come in reverse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .errors import ShapeError, TraceError
+from .folds import FIRST_OF, FOLDS, ITEM, has_items, item_flags
 from .ir import Argument, Builder, Graph, Node, reachable
 from .ops import BOOL, NODE_OPS, REAL
 from .rewrite import RULES, factored, simplify
@@ -74,6 +79,7 @@ class _Tape:
         # Rewriting may have merged nodes: work on the arena, not on the graph.
         self.order = reachable(self.builder.nodes, self.outputs)
         self._partials: dict[int, tuple[int, ...]] = {}
+        self.items = item_flags(self.builder.nodes)
 
     def partials(self, k: int) -> tuple[int, ...]:
         """Partial derivatives of arena node ``k``."""
@@ -140,37 +146,56 @@ class _Tape:
         b = self.builder
         active = self.depends_on(set(wrt))
         adjoints: dict[int, _Adjoint] = {}
+        per_item: dict[int, _Adjoint] = {}  # what each item adds to the adjoint of an element
         for output, seed in seeds.items():
             adjoints[output] = _accumulate(b, adjoints.get(output), _Adjoint(seed, None))
         for k in reversed(self.order):
-            adjoint = adjoints.get(k)
             node = b.nodes[k]
+            if k in per_item:
+                total = _Adjoint(b.apply("sum_items", _settled(b, per_item[k])), None)
+                adjoints[k] = _accumulate(b, adjoints.get(k), total)
+            adjoint = adjoints.get(k)
             if adjoint is None or not active[k] or not node.args:
                 continue
-            if node.op == "where":
-                self._reverse_where(node, adjoint, adjoints, active)
-                continue
+            inside = bool(self.items[k]) or node.op in FOLDS
+            for a, contribution in self._contributions(k, node, adjoint, active):
+                into = per_item if inside and not self.items[a] else adjoints
+                into[a] = _accumulate(b, into.get(a), contribution)
+        zero = b.constant(0.0)
+        return [_settled(b, adjoints[w]) if w in adjoints else zero for w in wrt]
+
+    def _contributions(
+        self, k: int, node: Node, adjoint: _Adjoint, active: bytearray
+    ) -> Iterator[tuple[int, _Adjoint]]:
+        """What node ``k`` adds to the adjoints of its active operands."""
+        b = self.builder
+        if node.op == "where":
+            condition, x, y = node.args
+            for arm, holds in ((x, condition), (y, b.apply("logical_not", condition))):
+                if active[arm]:
+                    yield arm, self._where_holds(adjoint, holds)
+        elif node.op in FOLDS:
+            if active[node.args[0]] and not FOLDS[node.op].keeps_position:
+                holds = self._chosen_item(node)
+                yield node.args[0], adjoint if holds is None else self._where_holds(adjoint, holds)
+        else:
             for a, partial in zip(node.args, self.partials(k), strict=True):
                 if active[a]:
                     product = b.apply("mul", adjoint.value, partial)
                     if b.literal(product) != 0.0:
-                        adjoints[a] = _accumulate(
-                            b, adjoints.get(a), _Adjoint(product, adjoint.mask)
-                        )
-        zero = b.constant(0.0)
-        return [_settled(b, adjoints[w]) if w in adjoints else zero for w in wrt]
+                        yield a, _Adjoint(product, adjoint.mask)
 
-    def _reverse_where(
-        self, node: Node, adjoint: _Adjoint, adjoints: dict[int, _Adjoint], active: bytearray
-    ) -> None:
+    def _where_holds(self, adjoint: _Adjoint, holds: int) -> _Adjoint:
+        if adjoint.mask is not None:
+            holds = self.builder.apply("logical_and", adjoint.mask, holds)
+        return _Adjoint(adjoint.value, holds)
+
+    def _chosen_item(self, fold: Node) -> int | None:
+        """Condition that an item is the one that an extreme comes from; None for a sum."""
+        if fold.op not in FIRST_OF:
+            return None
         b = self.builder
-        condition, x, y = node.args
-        for arm, holds in ((x, condition), (y, b.apply("logical_not", condition))):
-            if active[arm]:
-                mask = (
-                    holds if adjoint.mask is None else b.apply("logical_and", adjoint.mask, holds)
-                )
-                adjoints[arm] = _accumulate(b, adjoints.get(arm), _Adjoint(adjoint.value, mask))
+        return b.apply("eq", fold.args[1], b.apply(FIRST_OF[fold.op], *fold.args))
 
     def forward(self, tangents: dict[int, int]) -> list[int]:
         """Directional derivative of each output for given leaf tangents."""
@@ -187,6 +212,12 @@ class _Tape:
                     dot[k] = b.apply("where", condition, dot.get(x, zero), dot.get(y, zero))
                 continue
             if dot.keys().isdisjoint(node.args):
+                continue
+            if node.op in FOLDS:
+                if FOLDS[node.op].keeps_position:
+                    continue
+                tangent = _Adjoint(dot[node.args[0]], self._chosen_item(node))
+                dot[k] = b.apply("sum_items", _settled(b, tangent))
                 continue
             total = zero
             for a, partial in zip(node.args, self.partials(k), strict=True):
@@ -207,7 +238,11 @@ def _wrt_components(graph: Graph, wrt: Sequence[int] | None) -> list[tuple[int, 
     return [(a, k) for a in chosen for k in range(graph.arguments[a].size)]
 
 
-def _check_real(graph: Graph) -> None:
+def _check_real(graph: Graph, *, rows: bool = False) -> None:
+    if not rows and has_items(graph.nodes):
+        raise TraceError(
+            f"graph {graph.name!r}: is over long rows, for which only the Jacobian is to be had"
+        )
     for position, o in enumerate(graph.outputs):
         if graph.nodes[o].dtype == BOOL:
             raise TraceError(
@@ -218,7 +253,14 @@ def _check_real(graph: Graph) -> None:
 
 def _jacobian(graph: Graph, components: list[tuple[int, int]], *, forward: bool) -> Graph:
     tape = _Tape(graph)
-    return _jacobian_on(tape, graph, [tape.builder.input(*c) for c in components], forward)
+    leaves = [_leaf(tape.builder, graph, *c) for c in components]
+    return _jacobian_on(tape, graph, leaves, forward)
+
+
+def _leaf(b: Builder, graph: Graph, argument: int, component: int) -> int:
+    """The leaf of a component, of an element or of an item of its row."""
+    make = b.item if graph.arguments[argument].is_row else b.input
+    return make(argument, component)
 
 
 def _jacobian_on(tape: _Tape, graph: Graph, leaves: list[int], forward: bool) -> Graph:
@@ -226,8 +268,14 @@ def _jacobian_on(tape: _Tape, graph: Graph, leaves: list[int], forward: bool) ->
     one = b.constant(1.0)
     m, n = len(graph.outputs), len(leaves)
     if forward:
-        columns = [tape.forward({leaf: one}) for leaf in leaves]
-        entries = [columns[j][i] for i in range(m) for j in range(n)]
+        of_items = [leaf for leaf in leaves if b.nodes[leaf].op == ITEM]
+        reverse = [tape.reverse({o: one}, of_items) for o in tape.outputs] if of_items else []
+        found = {(i, leaf): row[k] for i, row in enumerate(reverse)
+                 for k, leaf in enumerate(of_items)}  # fmt: skip
+        for leaf in leaves:
+            if b.nodes[leaf].op != ITEM:
+                found.update(((i, leaf), d) for i, d in enumerate(tape.forward({leaf: one})))
+        entries = [found[i, leaf] for i in range(m) for leaf in leaves]
     else:
         entries = [e for o in tape.outputs for e in tape.reverse({o: one}, leaves)]
     return Graph.build(b, entries, graph.arguments, (m, n), f"{graph.name}_jacobian")
@@ -241,17 +289,18 @@ def jacobian(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
         wrt: positions of the arguments to differentiate by; all by default.
 
     Returns:
-        A graph of shape (m, n), n being the number of components of those arguments, in order.
+        A graph of shape (m, n), n being the number of components of those arguments, in order;
+        for an argument that is a row, those of one item, and values that differ by item.
         Forward or reverse mode, whichever gives fewer operations: by a count that needs no
         derivative where it is clear, by making both where it is close and the graph not large.
 
     Raises:
         TraceError: an output is a truth value.
     """
-    _check_real(graph)
+    _check_real(graph, rows=True)
     components = _wrt_components(graph, wrt)
     tape = _Tape(graph)
-    leaves = [tape.builder.input(*c) for c in components]
+    leaves = [_leaf(tape.builder, graph, *c) for c in components]
     forward, reverse = tape.estimates(leaves)
     first = factored(_jacobian_on(tape, graph, leaves, forward < reverse))
     low, high = sorted((forward, reverse))
@@ -300,6 +349,7 @@ def vjp(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
 
 
 def _scalar_gradient(graph: Graph, wrt: Sequence[int] | None) -> Graph:
+    _check_real(graph)
     if len(graph.outputs) != 1:
         raise ShapeError(
             f"graph {graph.name!r}: second derivatives need one output, it has "

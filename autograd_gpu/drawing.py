@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import cast
 
-from .ir import Graph, Node
+from .ir import ARGUMENT_LEAVES, Graph, Node
 
 LARGEST_DRAWING = 400
 """Nodes above which a notebook gets the text of ``repr`` instead of a picture."""
@@ -115,7 +115,7 @@ def _unravel(position: int, shape: Sequence[int]) -> list[int]:
 
 def _expression(graph: Graph, node: Node, text: Sequence[tuple[str, int]]) -> tuple[str, int]:
     """LaTeX of one node, and how strongly it binds."""
-    if node.op == "input":
+    if node.op in ARGUMENT_LEAVES:
         argument, component = node.leaf
         described = graph.arguments[argument]
         place = "".join(map(str, _unravel(component, described.shape)))
@@ -147,7 +147,7 @@ def _bound(operand: tuple[str, int], least: int) -> str:
 # -- SVG ----------------------------------------------------------------------------------------
 
 _WIDTH, _HEIGHT, _GAP = 84, 22, 26
-_FILL = {"input": "#dbe9f6", "const": "#eeeeee"}
+_FILL = {"input": "#dbe9f6", "item": "#dbe9f6", "const": "#eeeeee"}
 
 
 def svg(graph: Graph) -> str | None:
@@ -212,7 +212,7 @@ def _layers(graph: Graph) -> list[list[int]]:
 
 
 def _label(graph: Graph, node: Node) -> str:
-    if node.op == "input":
+    if node.op in ARGUMENT_LEAVES:
         return escape(_leaf_name(graph, node))
     if node.op == "const":
         return (

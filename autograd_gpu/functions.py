@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from .errors import ShapeError, TraceError
+from .long_rows import LongRow, folded, item_mean, item_of
 from .ops import OPS
 from .samples import refuse_samples
 from .scalar import AbstractScalar, apply, user_line
@@ -78,13 +79,17 @@ def sum(values: Any) -> Any:
     NumPy arrays are summed over the last axis. Order: left to right.
     """
     if is_traced(values):
-        return sum_of(_items(values))
+        item = item_of(values)
+        return sum_of(_items(values)) if item is None else folded("sum_items", item)
     return np.sum(np.asarray(values), axis=-1)
 
 
 def mean(values: Any) -> Any:
     """Arithmetic mean; arguments as for ``sum``."""
     if is_traced(values):
+        item = item_of(values)
+        if item is not None:
+            return item_mean(item)
         items = _items(values)
         return sum_of(items) * (1.0 / len(items))
     return np.mean(np.asarray(values), axis=-1)
@@ -92,6 +97,9 @@ def mean(values: Any) -> Any:
 
 def _extreme(values: Any, op: str, numpy: Callable[..., Any]) -> Any:
     if is_traced(values):
+        item = item_of(values)
+        if item is not None:
+            return folded(f"{op[:3]}_items", item)
         items = _items(values)
         if not items:
             raise ShapeError(f"{user_line()}\n  {op} of nothing; give at least one value")
@@ -112,6 +120,8 @@ def max(values: Any) -> Any:
 def dot(u: Any, v: Any) -> Any:
     """Dot product of two vectors (last axis of arrays)."""
     if is_traced(u) or is_traced(v):
+        if isinstance(u, LongRow) or isinstance(v, LongRow):
+            return sum(elementwise("mul", u, v))
         a, b = as_traced(u), as_traced(v)
         if isinstance(a, Vector) and isinstance(b, Vector):
             return inner(a, b)
@@ -136,6 +146,8 @@ def norm(v: Any) -> Any:
     """Euclidean length of a vector (Frobenius of a matrix). At 0: value 0, gradient 0."""
     if not is_traced(v):
         return np.linalg.norm(np.asarray(v), axis=-1)
+    if isinstance(v, LongRow):
+        return sqrt(dot(v, v))
     items = _sequence(v)
     return sqrt(sum_of([item * item for item in items]))
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import ShapeError
+from .folds import FOLDS, ITEM, Mask
 from .ops import BOOL, NODE_OPS, REAL, DType
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Node(NamedTuple):
 
     @property
     def leaf(self) -> InputPayload:
-        """Argument and component of an ``input`` node; only such a node has them."""
+        """Argument and component of an ``input`` or ``item`` node; only these have them."""
         return cast(InputPayload, self.payload)
 
 
@@ -53,7 +54,10 @@ Rule = Callable[["Builder", tuple[int, ...]], int | None]
 
 _bits = struct.Struct("<d").pack
 _new: Callable[..., Any] = cast(Any, tuple).__new__
-_COSTS = {"const": 0, "input": 0, **{name: row.cost for name, row in NODE_OPS.items()}}
+_ROWS = {**NODE_OPS, **FOLDS}
+_COSTS = {"const": 0, "input": 0, ITEM: 0, **{name: row.cost for name, row in _ROWS.items()}}
+ARGUMENT_LEAVES = ("input", ITEM)
+"""Kinds of leaves that name a component of an argument: of an element, of an item of its row."""
 
 
 def _node(row: tuple[str, tuple[int, ...], Payload, DType]) -> Node:
@@ -88,6 +92,15 @@ class Builder:
         leaf = (argument, component)
         return self._intern(("input", leaf), Node("input", (), leaf, dtype))
 
+    def item(self, argument: int, component: int) -> int:
+        """Leaf: component of an item of an argument that has a long row of them."""
+        leaf = (argument, component)
+        return self._intern((ITEM, leaf), Node(ITEM, (), leaf, REAL))
+
+    def leaf(self, node: Node) -> int:
+        """The same leaf of an argument as in another arena."""
+        return self.item(*node.leaf) if node.op == ITEM else self.input(*node.leaf, node.dtype)
+
     def constant(self, value: float | bool) -> int:
         """Leaf: a literal, boolean if ``value`` is a bool and real otherwise."""
         if isinstance(value, bool):
@@ -106,7 +119,7 @@ class Builder:
 
     def raw(self, op: str, args: tuple[int, ...]) -> int:
         """Application without rewriting; operands of commutative ops in arena order."""
-        row = NODE_OPS[op]
+        row = _ROWS[op]
         if row.commutative and args[0] > args[1]:
             args = (args[1], args[0])
         key = (op, args)
@@ -127,18 +140,18 @@ class Builder:
 
         Args:
             nodes: rows whose ids are their positions.
-            leaf: where an ``input`` goes; the same leaf by default.
+            leaf: where an ``input`` or ``item`` goes; the same leaf by default.
 
         Returns:
             New id per row.
         """
         new: list[int] = []
         for node in nodes:
-            op, args, payload, dtype = node
+            op, args, payload, _ = node
             if op == "const":
                 new.append(self.constant(cast("float | bool", payload)))
-            elif op == "input":
-                new.append(leaf(node) if leaf else self.input(*node.leaf, dtype))
+            elif op in ARGUMENT_LEAVES:
+                new.append(leaf(node) if leaf else self.leaf(node))
             else:
                 new.append(self.apply(op, *[new[a] for a in args]))
         return new
@@ -146,10 +159,14 @@ class Builder:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A parameter of the traced function: name and shape of one element (``()`` is a scalar)."""
+    """A parameter of the traced function: name and shape of one element (``()`` is a scalar).
+
+    ``is_row``: an element sees a row of values of that shape.
+    """
 
     name: str
     shape: Shape
+    is_row: bool = False
 
     @property
     def size(self) -> int:
@@ -242,7 +259,7 @@ class Graph:
 
         simplified = simplify(self).nodes
         names = Counter(n.op for n in self.nodes)
-        constants, inputs = names.pop("const", 0), names.pop("input", 0)
+        constants, inputs = names.pop("const", 0), sum(names.pop(k, 0) for k in ARGUMENT_LEAVES)
         depth: list[int] = []
         for node in self.nodes:
             depth.append(1 + max((depth[a] for a in node.args), default=-1))
@@ -326,7 +343,7 @@ class Graph:
         names = [f"v{k}" for k in range(len(self.nodes))]
         lines = [repr(self)]
         for k, node in enumerate(self.nodes):
-            if node.op == "input":
+            if node.op in ARGUMENT_LEAVES:
                 argument, component = node.leaf
                 text = f"{self.arguments[argument].name}[{component}]"
             elif node.op == "const":
@@ -351,9 +368,16 @@ def reachable(nodes: Sequence[Node], roots: Iterable[int]) -> list[int]:
 
 
 def evaluate_nodes(
-    nodes: Sequence[Node], leaf: Callable[[int, int], Any], dtype: Any = np.float64
+    nodes: Sequence[Node],
+    leaf: Callable[[int, int], Any],
+    dtype: Any = np.float64,
+    valid: Mask | None = None,
 ) -> list[Any]:
-    """Value of every node; ``leaf(argument, component)`` gives a number or a column."""
+    """Value of every node; ``leaf(argument, component)`` gives a number or a column.
+
+    With folds ``valid`` says which items exist, ``(batch, items)``; then a value of the element
+    is a column ``(batch, 1)``.
+    """
     real = np.dtype(dtype).type
     values: list[Any] = []
     with np.errstate(all="ignore"):
@@ -361,8 +385,10 @@ def evaluate_nodes(
             if node.op == "const":
                 payload: Any = node.payload
                 values.append(payload if node.dtype == BOOL else real(payload))
-            elif node.op == "input":
+            elif node.op in ARGUMENT_LEAVES:
                 values.append(leaf(*node.leaf))
+            elif node.op in FOLDS:
+                values.append(FOLDS[node.op].numpy(valid, *(values[a] for a in node.args)))
             else:
                 values.append(NODE_OPS[node.op].numpy(*(values[a] for a in node.args)))
     return values

@@ -26,6 +26,8 @@ class Ragged:
     Attributes:
         indptr: (n + 1,) int64, starts at 0, never decreases, ends at ``len(values)``.
         values: (total, …) int64, float64 or bool; the rows one after another.
+        unroll: make a kernel for every length of row, however long. By default rows of more than
+            32 items share a kernel with a loop, which a function can only reduce.
 
     Both are read-only copies, so the arrays passed in are never shared or modified.
 
@@ -37,6 +39,7 @@ class Ragged:
 
     indptr: IntArray
     values: AnyArray
+    unroll: bool = False
 
     def __post_init__(self) -> None:
         values = _checked_values(np.asarray(self.values))
@@ -53,11 +56,21 @@ class Ragged:
         lengths = self.lengths[rows]
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         shift = np.repeat(self.indptr[:-1][rows] - starts[:-1], lengths)
-        return Ragged(starts, self.values[np.arange(starts[-1]) + shift])
+        return Ragged(starts, self.values[np.arange(starts[-1]) + shift], self.unroll)
 
     def of_length(self, rows: IntArray, length: int) -> AnyArray:
         """Rows that all have ``length`` values, as one array (rows, length, …)."""
         return self.values[self.indptr[:-1][rows][:, None] + np.arange(length)]
+
+    def padded(self, rows: IntArray, capacity: int) -> AnyArray:
+        """Rows of at least one and at most ``capacity`` values, as one array (rows, capacity, …).
+
+        Beyond its end a row is filled with its first value.
+        """
+        lengths = self.lengths[rows]
+        places = np.arange(capacity)
+        places = np.where(places < lengths[:, None], places, 0)
+        return self.values[self.indptr[:-1][rows][:, None] + places]
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -305,6 +305,17 @@ def _not(b: Builder, args: tuple[int, ...]) -> int | None:
     return row.args[0] if row.op == "logical_not" else None
 
 
+def _sum_items(b: Builder, args: tuple[int, ...]) -> int | None:
+    """Take literal factors out of a sum over the items of a row."""
+    (x,) = args
+    if b.literal(x) == 0.0:
+        return x
+    if b.nodes[x].op == "neg":
+        return b.apply("neg", b.apply("sum_items", b.nodes[x].args[0]))
+    scaled = _scaled(b, x)
+    return scaled and b.apply("mul", b.constant(scaled[0]), b.apply("sum_items", scaled[1]))
+
+
 IDENTITIES: dict[str, tuple[Rule, ...]] = {
     "add": (_add,),
     "sub": (_sub,),
@@ -326,7 +337,10 @@ IDENTITIES: dict[str, tuple[Rule, ...]] = {
 }
 """Identities and strength reduction by op."""
 
-RULES: dict[str, tuple[Rule, ...]] = {op: (fold(op), *IDENTITIES.get(op, ())) for op in NODE_OPS}
+RULES: dict[str, tuple[Rule, ...]] = {
+    **{op: (fold(op), *IDENTITIES.get(op, ())) for op in NODE_OPS},
+    "sum_items": (_sum_items,),
+}
 """All rules by op, literal folding first."""
 
 

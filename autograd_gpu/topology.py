@@ -16,7 +16,8 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
-from .ir import Argument, Graph, Node, Shape
+from .folds import ITEM
+from .ir import ARGUMENT_LEAVES, Argument, Graph, Node, Shape
 from .ops import NODE_OPS
 
 REFINEMENT_ROUNDS = 3
@@ -60,7 +61,8 @@ class Canonical:
 
     def graph(self, name: str = "residual") -> Graph:
         """The canonical graph itself: arguments are the slots, in slot order."""
-        arguments = tuple(Argument(f"s{k}", shape) for k, shape in enumerate(self.slots))
+        rows = {node.leaf[0] for node in self.nodes if node.op == ITEM}
+        arguments = tuple(Argument(f"s{k}", shape, k in rows) for k, shape in enumerate(self.slots))
         return Graph(self.nodes, self.outputs, arguments, self.output_shape, name)
 
 
@@ -74,9 +76,9 @@ def _labels(graph: Graph) -> list[int]:
     labels: list[int] = []
     cache: dict[Any, int] = {}
     for node in graph.nodes:
-        if node.op == "input":
+        if node.op in ARGUMENT_LEAVES:
             argument, component = node.leaf
-            what: Any = ("input", graph.arguments[argument].shape, component, str(node.dtype))
+            what: Any = (node.op, graph.arguments[argument].shape, component, str(node.dtype))
         elif node.op == "const":
             payload: Any = node.payload
             what = ("const", payload if isinstance(payload, bool) else struct.pack("<d", payload))
@@ -130,7 +132,7 @@ def _refined(graph: Graph) -> list[int]:
     """Structural hashes in which leaves of different arguments are told apart by their use."""
     labels = _labels(graph)
     colors = _upward(graph.nodes, labels)
-    leaves = [k for k, node in enumerate(graph.nodes) if node.op == "input"]
+    leaves = [k for k, node in enumerate(graph.nodes) if node.op in ARGUMENT_LEAVES]
     for _ in range(REFINEMENT_ROUNDS):
         context = _contexts(graph, colors)
         slots: dict[int, list[int]] = {}
@@ -166,7 +168,7 @@ def canonicalize(graph: Graph) -> Canonical:
                 stack.extend((a, False) for a in reversed(order))
                 continue
             payload = node.payload
-            if node.op == "input":
+            if node.op in ARGUMENT_LEAVES:
                 argument, component = node.leaf
                 payload = (slot_of.setdefault(argument, len(slot_of)), component)
             position[k] = len(nodes)

@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .ir import Argument, Builder, Graph
+from .ir import Argument, Graph
+from .long_rows import RowBuilder, trace_rows
 from .scalar import user_line
 from .trace import trace_shapes
 
 
-class _RecordingBuilder(Builder):
+class _RecordingBuilder(RowBuilder):
     """Remembers which line made each node first."""
 
     __slots__ = ("lines",)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, arguments: int) -> None:
+        super().__init__(arguments)
         self.lines: dict[int, str] = {}
 
     def apply(self, op: str, *args: int) -> int:
@@ -38,8 +39,9 @@ def lines_of(fn: Callable[..., Any], arguments: Sequence[Argument], graph: Graph
         arguments: those of ``fn``: the first ones of ``graph``.
         graph: not simplified.
     """
-    builder = _RecordingBuilder()
-    trace_shapes(fn, arguments, graph.name, builder)
+    builder = _RecordingBuilder(len(arguments))
+    trace = trace_rows if any(a.is_row for a in arguments) else trace_shapes
+    trace(fn, arguments, graph.name, builder)
     recorded = dict(builder.lines)
     # Equal nodes exist once, so absorbing the graph finds those that were just made.
     places = builder.absorb(graph.nodes)

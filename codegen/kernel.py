@@ -62,6 +62,7 @@ class Slot:
         tangent: degrees of freedom per block, equal to ``ambient`` off manifolds; 0 for data, and
             for parameters by which nothing is differentiated.
         chart: of the manifold that the block lives on; None for plain numbers.
+        is_row: an element gathers a long row of such blocks, and a loop goes over them.
     """
 
     kind: SlotKind
@@ -69,31 +70,41 @@ class Slot:
     ambient: int
     tangent: int
     chart: Chart | None = None
+    is_row: bool = False
 
 
-def parameter_slot(shape: Shape, chart: Chart | None = None) -> Slot:
-    """A parameter block of plain numbers, or of a manifold."""
+def parameter_slot(shape: Shape, chart: Chart | None = None, *, is_row: bool = False) -> Slot:
+    """A parameter block of plain numbers, or of a manifold; or a long row of them."""
     size = prod(shape)
     tangent = size if chart is None else chart.tangent
-    return Slot(kind=SlotKind.PARAMETER, shape=shape, ambient=size, tangent=tangent, chart=chart)
+    return Slot(
+        kind=SlotKind.PARAMETER,
+        shape=shape,
+        ambient=size,
+        tangent=tangent,
+        chart=chart,
+        is_row=is_row,
+    )
 
 
-def data_slot(shape: Shape) -> Slot:
-    """A row of data."""
-    return Slot(kind=SlotKind.DATA, shape=shape, ambient=prod(shape), tangent=0)
+def data_slot(shape: Shape, *, is_row: bool = False) -> Slot:
+    """A row of data; or a long row of values, each of the given shape."""
+    return Slot(kind=SlotKind.DATA, shape=shape, ambient=prod(shape), tangent=0, is_row=is_row)
 
 
 @dataclass(frozen=True, slots=True)
 class JacobianEntry:
     """A structurally nonzero entry: row, local column, and a constant where it is one.
 
-    ``output`` is the position among the kernel's computed outputs, None for a constant.
+    ``output`` is the position among the kernel's computed outputs, None for a constant. Where
+    ``per_item``, it is one entry for each item of a long row, and the column is that of an item.
     """
 
     row: int
     column: int
     output: int | None
     constant: float
+    per_item: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +140,22 @@ class Kernel:
     def schedule(self) -> str:
         """How the product is organised; one thread per element, outputs stored per element."""
         return "element"
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether it loops over long rows."""
+        return any(slot.is_row for slot in self.slots)
+
+    def value_starts(self, capacity: int, *, varying: bool = False) -> list[int]:
+        """Position of the first value of each entry among those of an element, and the total.
+
+        An entry per item has ``capacity`` values on end. With ``varying``, constants take no room.
+        """
+        starts = [0]
+        for entry in self.entries:
+            width = capacity if entry.per_item else 1
+            starts.append(starts[-1] + (0 if varying and entry.output is None else width))
+        return starts
 
     @property
     def tangent_offsets(self) -> tuple[int, ...]:
@@ -183,7 +210,7 @@ def topology_of(graph: Graph, slots: Sequence[Slot], losses: LossBlocks | None =
     Raises:
         ShapeError: the number of slots or a shape differs from the graph's arguments.
     """
-    if [s.shape for s in slots] != [a.shape for a in graph.arguments]:
+    if [(s.shape, s.is_row) for s in slots] != [(a.shape, a.is_row) for a in graph.arguments]:
         raise ShapeError(
             f"graph {graph.name!r}: slots of shapes {[s.shape for s in slots]}, "
             f"its arguments have {[a.shape for a in graph.arguments]}"
@@ -287,14 +314,15 @@ def _with_jacobian(base: Kernel, losses: LossBlocks) -> Kernel:
     m, n = base.residual_size, base.columns
     outputs = list(both.outputs[:m])
     entries: list[JacobianEntry] = []
+    per_item = [s.is_row for s in base.slots for _ in range(s.tangent)]
     for position, node in enumerate(both.outputs[m:]):
         row, column = divmod(position, n)
         value = both.nodes[node]
         literal = cast(float, value.payload) if value.op == "const" else None
         if literal is None:
-            entries.append(JacobianEntry(row, column, len(outputs) - m, 0.0))
+            entries.append(JacobianEntry(row, column, len(outputs) - m, 0.0, per_item[column]))
             outputs.append(node)
         elif literal != 0.0:
-            entries.append(JacobianEntry(row, column, None, float(literal)))
+            entries.append(JacobianEntry(row, column, None, float(literal), per_item[column]))
     graph = Graph(both.nodes, tuple(outputs), both.arguments, (len(outputs),), both.name)
     return replace(base, graph=graph, entries=tuple(entries))

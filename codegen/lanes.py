@@ -30,6 +30,7 @@ def fits_lanes(kernel: Kernel, precision: str) -> bool:
     """Whether every statement of the kernel can become vector instructions."""
     return (
         precision == "float64"
+        and not kernel.is_folded
         and kernel.product is not Product.COST
         and len(kernel.graph.nodes) <= MOST_NODES
         and all(node.op not in NODE_OPS or NODE_OPS[node.op].lanes for node in kernel.graph.nodes)

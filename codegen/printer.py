@@ -7,7 +7,7 @@ and writes a literal.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import cast
@@ -15,7 +15,8 @@ from typing import cast
 import numpy as np
 
 from autograd_gpu.errors import KernelError
-from autograd_gpu.ir import Graph
+from autograd_gpu.folds import FOLDS
+from autograd_gpu.ir import ARGUMENT_LEAVES, Graph, Node
 from autograd_gpu.ops import BOOL, NODE_OPS, DType
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -125,21 +126,29 @@ def print_statements(
     text: list[str] = []
     lines: list[str] = []
     for k, node in enumerate(graph.nodes):
-        if node.op == "input":
-            text.append(leaf(*node.leaf))
-        elif node.op == "const":
-            if isinstance(node.payload, bool):
-                text.append(dialect.true if node.payload else dialect.false)
-            else:
-                text.append(dialect.literal(cast(float, node.payload)))
-        else:
-            spelling: str = getattr(NODE_OPS[node.op], dialect.target)
-            name = f"{prefix}{k}"
-            lines.append(
-                dialect.declare(name, node.dtype, spelling.format(*(text[a] for a in node.args)))
-            )
-            text.append(name)
+        if not node.args:
+            text.append(leaf_text(node, dialect, leaf))
+            continue
+        name = f"{prefix}{k}"
+        lines.append(statement(name, node, [text[a] for a in node.args], dialect))
+        text.append(name)
     return Statements(tuple(lines), tuple(text[o] for o in graph.outputs))
+
+
+def leaf_text(node: Node, dialect: Dialect, leaf: Callable[[int, int], str]) -> str:
+    """What stands for a leaf in an expression."""
+    if node.op in ARGUMENT_LEAVES:
+        return leaf(*node.leaf)
+    if isinstance(node.payload, bool):
+        return dialect.true if node.payload else dialect.false
+    return dialect.literal(cast(float, node.payload))
+
+
+def statement(name: str, node: Node, operands: Sequence[str], dialect: Dialect) -> str:
+    """Declaration of ``name`` as the value of a node."""
+    row = FOLDS[node.op] if node.op in FOLDS else NODE_OPS[node.op]
+    spelling: str = getattr(row, dialect.target)
+    return dialect.declare(name, node.dtype, spelling.format(*operands))
 
 
 # A definition runs from the start of a line to the empty line after it.

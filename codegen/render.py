@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from autograd_gpu.codegen.bodies import Load, folded_body, leaf_name, straight_body
 from autograd_gpu.codegen.kernel import (
     GENERATOR_VERSION,
     Kernel,
@@ -38,7 +39,7 @@ from autograd_gpu.codegen.real_constants import real_constants
 from autograd_gpu.codegen.stages import OP_BUDGET, Plan, Stage, plan_stages
 from autograd_gpu.codegen.wgsl_reals import EMULATED, WGSL_REALS
 from autograd_gpu.errors import InputError
-from autograd_gpu.ir import Graph
+from autograd_gpu.ir import ARGUMENT_LEAVES, Graph
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -131,17 +132,6 @@ def template_environment() -> Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class _Load:
-    """How one slot is read; ``components`` are those that the kernel uses."""
-
-    position: int
-    kind: str
-    control: int
-    ambient: int
-    components: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Part:
     """A stage of a kernel, which it is of how many, and the cells between all of them."""
 
@@ -156,41 +146,10 @@ class _Part:
         return "" if self.count == 1 else f"_stage{self.index}"
 
 
-def _used(graph: Graph) -> dict[int, set[int]]:
-    """Components of each argument that ``graph`` reads."""
-    used: dict[int, set[int]] = {k: set() for k in range(len(graph.arguments))}
-    for node in graph.nodes:
-        if node.op == "input":
-            slot, component = node.leaf
-            used[slot].add(component)
-    return used
-
-
-def _loads(kernel: Kernel, used: dict[int, set[int]], words_per_row: int) -> list[_Load]:
-    return [
-        _Load(
-            position=k,
-            kind=slot.kind.value,
-            control=(HEADER_WORDS + SLOT_WORDS * k) // words_per_row,
-            ambient=slot.ambient,
-            components=tuple(sorted(used[k])),
-        )
-        for k, slot in enumerate(kernel.slots)
-        if used[k]
-    ]
-
-
 def _context(
     kernel: Kernel, part: _Part, dialect: Dialect, target: str, precision: str
 ) -> dict[str, Any]:
-    stage, buffer = part.stage, len(kernel.slots)
-    statements = print_statements(stage.graph, dialect, lambda s, c: f"s{s}_{c}")
-    used = _used(stage.graph)
-    text = dict(zip(stage.outputs, statements.outputs, strict=False))
-    m = kernel.residual_size if kernel.product is not Product.COST else 1
-    stored = [(e.output, k) for k, e in enumerate(kernel.entries) if e.output is not None]
-    # WGSL stores what varies, densely; on the host an element's row holds the constants too.
-    position = {o: (o if target == "wgsl" else k) for o, k in stored}
+    body = folded_body if kernel.is_folded and target != "jax" else straight_body
     real = WGSL_REALS[precision] if target == "wgsl" else None
     return {
         "name": kernel.name + part.suffix,
@@ -202,16 +161,12 @@ def _context(
         "real": real.type if real else precision,
         "zero": real.zero if real else "0.0",
         "plus": real.plus if real else "%s + %s",
-        "loads": _loads(kernel, used, 4 if target == "wgsl" else 1),
-        "statements": statements.lines,
-        "residuals": [(k, text[k]) for k in range(m) if k in text],
-        "jacobian": [(position[o], text[m + o]) for o, _ in stored if m + o in text],
         "cells": part.cells,
-        "buffer": buffer,
-        "fetched": sorted(used.get(buffer, ())),
-        "kept": list(zip(stage.stores, statements.outputs[len(stage.outputs) :], strict=True)),
+        "buffer": len(kernel.slots),
+        "folded": kernel.is_folded,
         "control_rows": (HEADER_WORDS + SLOT_WORDS * len(kernel.slots)) // 4,
         "workgroup_size": WGSL_WORKGROUP_SIZE,
+        **body(kernel, part.stage, dialect, target),
     }
 
 
@@ -248,7 +203,7 @@ def render_lanes(kernel: Kernel, precision: str) -> Source | None:
     part = _Part(plan_stages(kernel, None).stages[0], 0, 1, 0)
     context = _context(kernel, part, _DIALECTS["numba", precision], "numba", precision)
     graph = part.stage.graph
-    loads: list[_Load] = context["loads"]
+    loads: list[Load] = context["loads"]
     far = [
         graph.nodes[k].leaf if graph.nodes[k].op == "input" else k
         for k in circular_arguments(graph)
@@ -294,6 +249,8 @@ def _render(kernel: Kernel, plan: Plan, index: int, target: str, precision: str)
     last = part.index == part.count - 1
     costs = kernel.product is Product.COST and target != "jax" and last
     template = "cost" if costs else "element"
+    if kernel.is_folded and target != "jax":
+        template = f"rows_{template}"
     extension = "wgsl" if target == "wgsl" else "py"
     skeleton = template_environment().get_template(f"{target}/{template}.{extension}.j2")
     text = skeleton.render(context)
@@ -310,7 +267,7 @@ def _render(kernel: Kernel, plan: Plan, index: int, target: str, precision: str)
         )
     prelude = select_prelude(wgsl_prelude(precision), text)
     bindings: list[BindingKind] = ["uniform", "read", "read", "read", "write"]
-    if context["jacobian"]:
+    if context["jacobian"] or context.get("of_items"):
         bindings.append("write")
     if part.cells:
         bindings.append("write")
@@ -341,10 +298,10 @@ def columns_function(graph: Graph, target: str, precision: str) -> str:
         KernelError: a constant does not fit the precision.
     """
     dialect = _DIALECTS[target, precision]
-    statements = print_statements(graph, dialect, lambda s, c: f"s{s}_{c}")
+    statements = print_statements(graph, dialect, leaf_name)
     used: dict[int, set[int]] = {}
     for node in graph.nodes:
-        if node.op == "input":
+        if node.op in ARGUMENT_LEAVES:
             argument, component = node.leaf
             used.setdefault(argument, set()).add(component)
     loads = [{"position": k, "components": sorted(used[k])} for k in sorted(used)]

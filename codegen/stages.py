@@ -62,10 +62,11 @@ class Plan:
 def plan_stages(kernel: Kernel, budget: int | None) -> Plan:
     """Cut ``kernel`` into stages of about ``budget`` operations; None for no limit.
 
+    A kernel with loops over long rows stays in one piece.
     What a stage computes again comes on top of its budget, and costs less than storing would.
     """
     graph = kernel.graph
-    if budget is None or _op_count(graph.nodes) <= budget:
+    if budget is None or kernel.is_folded or _op_count(graph.nodes) <= budget:
         return Plan((Stage(graph, tuple(range(len(graph.outputs))), ()),), 0, 0, 0)
     return cut(graph, budget)
 

@@ -7,14 +7,16 @@ arguments. It is differentiated by δ, and then δ is 0, where nearly all that �
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from autograd_gpu.charts import Chart
 from autograd_gpu.diff import jacobian, value_and_jacobian
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.rewrite import RULES, simplify
 
-Move = Callable[[Builder, Chart, int, int], list[int]]
-"""(arena, chart, argument x, argument δ) -> the numbers of the moved block."""
+Leaf = Callable[[int], int]
+Move = Callable[[Builder, Chart, Leaf, Leaf], list[int]]
+"""(arena, chart, leaves of x, leaves of δ) -> the numbers of the moved block."""
 
 
 def value_and_tangent_jacobian(
@@ -59,31 +61,30 @@ def at_rest(derivative: Graph, arguments: int) -> Graph:
     b = Builder(RULES)
     zero = b.constant(0.0)
     ids = b.absorb(
-        derivative.nodes,
-        lambda node: zero if node.leaf[0] >= arguments else b.input(*node.leaf),
+        derivative.nodes, lambda node: zero if node.leaf[0] >= arguments else b.leaf(node)
     )
     outputs = [ids[o] for o in derivative.outputs]
     kept = derivative.arguments[:arguments]
     return simplify(Graph.build(b, outputs, kept, derivative.output_shape, derivative.name))
 
 
-def _shifted(b: Builder, chart: Chart, x: int, delta: int) -> list[int]:
+def _shifted(b: Builder, chart: Chart, x: Leaf, delta: Leaf) -> list[int]:
     """Numbers of x + Bδ."""
-    ids = b.absorb(chart.basis.nodes, lambda node: b.input(x, node.leaf[1]))
+    ids = b.absorb(chart.basis.nodes, lambda node: x(node.leaf[1]))
     basis = [ids[o] for o in chart.basis.outputs]
     numbers: list[int] = []
     for i in range(chart.ambient):
-        total = b.input(x, i)
+        total = x(i)
         for j in range(chart.tangent):
-            step = b.apply("mul", basis[i * chart.tangent + j], b.input(delta, j))
+            step = b.apply("mul", basis[i * chart.tangent + j], delta(j))
             total = b.apply("add", total, step)
         numbers.append(total)
     return numbers
 
 
-def _added(b: Builder, chart: Chart, x: int, delta: int) -> list[int]:
+def _added(b: Builder, chart: Chart, x: Leaf, delta: Leaf) -> list[int]:
     """Numbers of x ⊞ δ."""
-    ids = b.absorb(chart.plus.nodes, lambda node: b.input((x, delta)[node.leaf[0]], node.leaf[1]))
+    ids = b.absorb(chart.plus.nodes, lambda node: (x, delta)[node.leaf[0]](node.leaf[1]))
     return [ids[o] for o in chart.plus.outputs]
 
 
@@ -101,8 +102,10 @@ def _moved(
             along.append(k)
             continue
         along.append(len(arguments))
-        moved = move(b, chart, k, len(arguments))
+        is_row = graph.arguments[k].is_row
+        make = b.item if is_row else b.input
+        moved = move(b, chart, partial(make, k), partial(make, len(arguments)))
         numbers.update({(k, i): node for i, node in enumerate(moved)})
-        arguments.append(Argument(f"delta{k}", (chart.tangent,)))
-    ids = b.absorb(graph.nodes, lambda node: numbers.get(node.leaf, b.input(*node.leaf)))
+        arguments.append(Argument(f"delta{k}", (chart.tangent,), is_row))
+    ids = b.absorb(graph.nodes, lambda node: numbers.get(node.leaf, b.leaf(node)))
     return Graph.build(b, [ids[o] for o in graph.outputs], arguments, None, graph.name), along

@@ -14,15 +14,22 @@ from numpy.typing import NDArray
 from autograd_gpu.codegen.kernel import Product, SlotKind
 from autograd_gpu.errors import InputError
 from autograd_gpu.ragged import Ragged
-from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding, Session
+from autograd_gpu.runtime.batch import (
+    BoundGroup,
+    FloatArray,
+    IndexArray,
+    ParameterBinding,
+    RowBinding,
+    Session,
+)
 from autograd_gpu.runtime.batch_executor import BatchExecutor
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.runtime.numpy_backend import NumpySession
 from autograd_gpu.solvers.bounds import make_box
 from autograd_gpu.solvers.normal_equations import NormalEquations
-from autograd_gpu.solvers.residual_group import ResidualGroup, data_binding, parameter_binding
+from autograd_gpu.solvers.residual_group import ResidualGroup, binding_of
 from autograd_gpu.solvers.retraction import Movable, Retraction
-from autograd_gpu.solvers.selection import ParameterArray, Selection
+from autograd_gpu.solvers.selection import ParameterArray
 
 if TYPE_CHECKING:
     from autograd_gpu.solvers.problem import Problem
@@ -86,12 +93,9 @@ class Analysis:
                 if group.loss_scale is None
                 else group.topology.arguments.index(group.loss_scale)
             ),
-            bindings=tuple(
-                parameter_binding(g, self.base[g.array.name])
-                if isinstance(g, Selection)
-                else data_binding(g)
-                for g in ordered
-            ),
+            bindings=tuple(binding_of(g, self.base) for g in ordered),
+            lengths=group.lengths,
+            capacity=group.capacity,
         )
 
     def rebound(self, groups: Sequence[BoundGroup]) -> Analysis:
@@ -156,16 +160,15 @@ class Analysis:
         columns: list[IndexArray] = []
         for group in groups:
             kernel = group.kernel(Product.RESIDUAL_JACOBIAN)
-            cols = np.empty((group.count, len(kernel.entries)), np.int64)
-            per_column = self._local_columns(group)
-            for k, entry in enumerate(kernel.entries):
-                cols[:, k] = per_column[entry.column]
-            rows = [e.row for e in kernel.entries]
-            kept = cols >= 0
+            starts = kernel.value_starts(group.capacity)
+            cols = np.empty((group.count, starts[-1]), np.int64)
             # Entries are row-major, so the number kept per residual row is a sum over a run.
             in_row = np.zeros((group.count, kernel.residual_size), np.int64)
-            for k, row in enumerate(rows):
-                in_row[:, row] += kept[:, k]
+            per_column = self._local_columns(group)
+            for k, entry in enumerate(kernel.entries):
+                place = slice(starts[k], starts[k + 1])
+                cols[:, place] = per_column[entry.column]
+                in_row[:, entry.row] += np.count_nonzero(cols[:, place] >= 0, axis=1)
             counts.append(in_row.ravel())
             columns.append(cols.ravel())
         flat = np.concatenate([np.empty(0, np.int64), *columns])
@@ -176,14 +179,27 @@ class Analysis:
         return indptr, flat[kept], kept
 
     def _local_columns(self, group: BoundGroup) -> list[IndexArray]:
-        """Global column of each local column, per element."""
+        """Global column of each local column, per element: ``(count, 1)``.
+
+        Of a long row ``(count, capacity)``; items that do not exist have none, as frozen blocks.
+        """
         result: list[IndexArray] = []
         for slot, binding in zip(group.topology.slots, group.bindings, strict=True):
-            if slot.kind is SlotKind.PARAMETER:
+            if slot.kind is SlotKind.DATA:
+                continue
+            if isinstance(binding, RowBinding):
+                first = self._first_columns[binding.base][binding.indices]
+                first = np.where(group.valid, first, -1)
+            else:
                 assert isinstance(binding, ParameterBinding)
-                first = self._first_columns[binding.base][binding.block_of(group.count)]
-                result += [np.where(first >= 0, first + k, -1) for k in range(slot.tangent)]
+                first = self._first_columns[binding.base][binding.block_of(group.count), None]
+            result += [np.where(first >= 0, first + k, -1) for k in range(slot.tangent)]
         return result
+
+    @cached_property
+    def has_long_rows(self) -> bool:
+        """Whether a kernel loops over long rows; whole solves on a device do without loops."""
+        return any(g.lengths is not None for g in self.groups)
 
     @property
     def indptr(self) -> IndexArray:
@@ -203,7 +219,7 @@ class Analysis:
     def columns_of_elements(self, group: BoundGroup) -> IndexArray:
         """Column of each local column of a group's elements, ``(count, n)``, -1 where frozen."""
         columns = self._local_columns(group)
-        return np.stack(columns, axis=1) if columns else np.empty((group.count, 0), np.int64)
+        return np.concatenate(columns, axis=1) if columns else np.empty((group.count, 0), np.int64)
 
     @cached_property
     def _energy_pattern(self) -> tuple[IndexArray, IndexArray]:

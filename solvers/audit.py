@@ -16,7 +16,7 @@ import numpy as np
 
 from autograd_gpu.codegen.kernel import Product
 from autograd_gpu.errors import InputError
-from autograd_gpu.runtime.batch import BoundGroup, DataBinding, FloatArray, Session
+from autograd_gpu.runtime.batch import BoundGroup, DataBinding, FloatArray, RowDataBinding, Session
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend, open_session
 from autograd_gpu.solvers.evaluation import current_parameters
 
@@ -172,7 +172,11 @@ def _explained(
             replace(
                 group,
                 bindings=tuple(
-                    replace(b, values=rounded(b.values)) if isinstance(b, DataBinding) else b
+                    # What all elements share of a long row are the numbers of its items.
+                    replace(b, values=rounded(b.values))
+                    if isinstance(b, DataBinding)
+                    or (isinstance(b, RowDataBinding) and not b.shared)
+                    else b
                     for b in group.bindings
                 ),
             )
@@ -201,7 +205,11 @@ def _compared(
         entries = group.kernel(Product.RESIDUAL_JACOBIAN).entries
         places = (
             [(row, -1) for row in range(group.residual_size)],
-            [(e.row, e.column) for e in entries],
+            [
+                (e.row, e.column)
+                for e in entries
+                for _ in range(group.capacity if e.per_item else 1)
+            ],
         )
         found: list[Difference] = []
         for k, place in enumerate(places):

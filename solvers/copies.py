@@ -103,6 +103,7 @@ class Copies:
     ) -> Binding:
         if isinstance(binding, ParameterBinding):
             return self._parameters(binding, group.count)
+        assert isinstance(binding, DataBinding)  # solve_batch takes no rows of varying length
         if rows is None:
             if binding.shared:
                 return binding

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -177,13 +177,8 @@ class ElementEnergies:
 
 def _energy_group(group: BoundGroup) -> BoundGroup:
     topology = energy_of(group.topology)
-    return BoundGroup(
-        name=group.name,
-        topology=topology,
-        count=group.count,
-        bindings=tuple(group.bindings[a] for a in topology.arguments),
-        elements=group.elements,
-    )
+    bindings = tuple(group.bindings[a] for a in topology.arguments)
+    return replace(group, topology=topology, bindings=bindings)
 
 
 class DeviceGradient:
@@ -259,9 +254,9 @@ def open_cost_gradient(
 ) -> CostGradient:
     """What suits a backend."""
     resident = choice.device is not None and choice.precision == "float32"
-    # The gathered gradient is that of residuals, by plain numbers.
+    # The gathered gradient is that of residuals, by plain numbers, without loops.
     plain = not analysis.energies and all(a.chart is None for a in analysis.arrays)
-    if resident and analysis.column_count and plain:
+    if resident and analysis.column_count and plain and not analysis.has_long_rows:
         assert choice.device is not None
         return DeviceGradient(analysis, choice, choice.device, start, watch)
     return ElementEnergies(analysis, choice, watch)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autograd_gpu.charts import Chart
 from autograd_gpu.codegen.kernel import SlotKind
 from autograd_gpu.codegen.robust import residuals_only
 from autograd_gpu.codegen.tangent import value_and_tangent_jacobian
 from autograd_gpu.ir import Graph
-from autograd_gpu.runtime.batch import BoundGroup, FloatArray, ParameterBinding
+from autograd_gpu.long_rows import evaluate_rows
+from autograd_gpu.runtime.batch import BoundGroup, FloatArray, ParameterBinding, RowBinding
 from autograd_gpu.solvers.evaluation import current_parameters
 
 if TYPE_CHECKING:
@@ -87,21 +90,18 @@ def _check(
         if isinstance(binding, ParameterBinding):
             first = binding.base + binding.block_of(group.count)[chosen] * slot.ambient
             rows = x[first[:, None] + np.arange(slot.ambient)]
+        elif isinstance(binding, RowBinding):
+            first = binding.base + binding.indices[chosen] * slot.ambient
+            rows = x[first[:, :, None] + np.arange(slot.ambient)]
         else:
             rows = np.repeat(binding.values, count, 0) if binding.shared else binding.values[chosen]
         local.append(rows)
     wrt = [k for k, s in enumerate(slots) if s.kind is SlotKind.PARAMETER]
-    with_jacobian = value_and_tangent_jacobian(graph, wrt, [s.chart for s in slots])
-    m = len(graph.outputs)
-    derived = _batch(with_jacobian, local)[:, m:].reshape(count, m, -1)
-    difference = np.empty_like(derived)
-    column = 0
-    for k in wrt:
-        for component in range(slots[k].tangent):
-            difference[:, :, column] = _central_difference(
-                graph, local, k, component, slots[k].chart
-            )
-            column += 1
+    charts = [s.chart for s in slots]
+    if group.lengths is None:
+        derived, difference = _compared(graph, local, wrt, charts)
+    else:
+        derived, difference = _compared_rows(graph, local, wrt, charts, group.valid[chosen])
     error = np.abs(derived - difference) / (1.0 + np.abs(difference))
     # A NaN is the worst error there is, and argmax finds it.
     worst = np.unravel_index(int(np.argmax(error)), error.shape)
@@ -118,23 +118,94 @@ def _check(
     )
 
 
+def _coordinates(local: list[FloatArray], k: int, chart: Chart | None) -> range:
+    """Coordinates by which to differentiate: the numbers of a block, or those of its tangent."""
+    return range(local[k].shape[-1] if chart is None else chart.tangent)
+
+
+def _compared(
+    graph: Graph, local: list[FloatArray], wrt: list[int], charts: list[Chart | None]
+) -> tuple[FloatArray, FloatArray]:
+    """Derivatives and differences, ``(count, residuals, columns)``."""
+    count, m = len(local[0]), len(graph.outputs)
+    with_jacobian = value_and_tangent_jacobian(graph, wrt, charts)
+    derived = _batch(with_jacobian, local)[:, m:].reshape(count, m, -1)
+    difference = np.empty_like(derived)
+    column = 0
+    for k in wrt:
+        for component in _coordinates(local, k, charts[k]):
+            difference[:, :, column] = _central_difference(
+                lambda moved: _batch(graph, moved).reshape(count, -1),
+                local,
+                (k, component),
+                charts[k],
+            )
+            column += 1
+    return derived, difference
+
+
+def _compared_rows(
+    graph: Graph,
+    local: list[FloatArray],
+    wrt: list[int],
+    charts: list[Chart | None],
+    valid: NDArray[np.bool_],
+) -> tuple[FloatArray, FloatArray]:
+    """The same over long rows, where a component of a row is a column for each item."""
+    count, capacity = valid.shape
+
+    def values(moved: list[FloatArray]) -> FloatArray:
+        found = evaluate_rows(graph, moved, valid)
+        return np.concatenate([np.broadcast_to(f, (count, 1)) for f in found], axis=1)
+
+    m = len(graph.outputs)
+    entries = evaluate_rows(value_and_tangent_jacobian(graph, wrt, charts), local, valid)[m:]
+    n = len(entries) // m
+    derived: list[FloatArray] = []
+    difference: list[FloatArray] = []
+    generic = 0
+    for k in wrt:
+        row = graph.arguments[k].is_row
+        for component in _coordinates(local, k, charts[k]):
+            of_column = np.stack(
+                [np.broadcast_to(f, (count, capacity)) for f in entries[generic::n]], axis=1
+            )
+            for item in range(capacity) if row else (0,):
+                place = (k, item, component) if row else (k, component)
+                exists = valid[:, item, None] if row else True
+                derived.append(np.where(exists, of_column[:, :, item], 0.0))
+                difference.append(_central_difference(values, local, place, charts[k]))
+            generic += 1
+    return np.stack(derived, axis=2), np.stack(difference, axis=2)
+
+
 def _batch(graph: Graph, local: list[FloatArray]) -> FloatArray:
     shaped = [v.reshape(-1, *a.shape) for v, a in zip(local, graph.arguments, strict=True)]
     return graph(*shaped)
 
 
 def _central_difference(
-    graph: Graph, local: list[FloatArray], slot: int, component: int, chart: Chart | None
+    values: Callable[[list[FloatArray]], FloatArray],
+    local: list[FloatArray],
+    place: tuple[int, ...],
+    chart: Chart | None,
 ) -> FloatArray:
-    """Along a component of a block of plain numbers, or along a tangent coordinate."""
-    h = np.full(len(local[slot]), 6e-6)  # ∛ε
+    """Slope of ``values`` along one coordinate of each element: slot, (item and) component.
+
+    Along a number of a block, or along a tangent coordinate.
+    """
+    slot, *item, component = place
+    where = (slice(None), *item)
+    blocks = local[slot][where]
+    h = np.full(len(blocks), 6e-6)  # ∛ε
     if chart is None:
-        h *= 1.0 + np.abs(local[slot][:, component])
+        h *= 1.0 + np.abs(blocks[:, component])
     sides: list[FloatArray] = []
     for sign in (1.0, -1.0):
         moved = list(local)
-        moved[slot] = _moved(local[slot], component, sign * h, chart)
-        sides.append(_batch(graph, moved).reshape(len(h), -1))
+        moved[slot] = local[slot].copy()
+        moved[slot][where] = _moved(blocks, component, sign * h, chart)
+        sides.append(values(moved))
     return (sides[0] - sides[1]) / (2.0 * h[:, None])
 
 

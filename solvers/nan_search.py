@@ -9,6 +9,7 @@ to learn which line made which op, so nothing is recorded while nobody asks.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,13 @@ import numpy as np
 
 from autograd_gpu.codegen.kernel import Product
 from autograd_gpu.ir import Node, evaluate_nodes
+from autograd_gpu.long_rows import unroll
 from autograd_gpu.ops import BOOL, NODE_OPS, NUMPY_ALGEBRA
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray
 from autograd_gpu.runtime.choice import choose_backend
 from autograd_gpu.solvers.evaluation import current_parameters
-from autograd_gpu.solvers.residual_group import ResidualGroup, parameter_binding
-from autograd_gpu.solvers.selection import Selection
+from autograd_gpu.solvers.residual_group import LongDataRows, ResidualGroup, parameter_binding
+from autograd_gpu.solvers.selection import RowSelection, Selection
 from autograd_gpu.trace_lines import lines_of
 
 if TYPE_CHECKING:
@@ -119,19 +121,20 @@ def debug_nans(
         findings: list[NanFinding] = []
         row = entry = 0
         for group, bound in zip(problem.groups, analysis.groups, strict=True):
-            entries = bound.kernel(Product.RESIDUAL_JACOBIAN).entries
+            kernel = bound.kernel(Product.RESIDUAL_JACOBIAN)
+            starts = kernel.value_starts(bound.capacity)
             rows = slice(row, row + bound.count * bound.residual_size)
-            values = slice(entry, entry + bound.count * len(entries))
+            values = slice(entry, entry + bound.count * starts[-1])
             row, entry = rows.stop, values.stop
             bad = _first_bad(residuals[rows], bound.residual_size)
             if bad is not None:
                 found = float(residuals[rows][bad[0] * bound.residual_size + bad[1]])
                 findings.append(_replay(analysis, group, bound, x, dtype, bad, found, False))
                 continue
-            bad = _first_bad(jacobian[values], len(entries))
+            bad = _first_bad(jacobian[values], starts[-1])
             if bad is not None:
-                found = float(jacobian[values][bad[0] * len(entries) + bad[1]])
-                place = (bad[0], entries[bad[1]].row)
+                found = float(jacobian[values][bad[0] * starts[-1] + bad[1]])
+                place = (bad[0], kernel.entries[bisect_right(starts, bad[1]) - 1].row)
                 findings.append(_replay(analysis, group, bound, x, dtype, place, found, True))
     return NanSearch(
         f"{choice.backend} in {choice.precision} ({session.description})", tuple(findings)
@@ -156,9 +159,12 @@ def _replay(
 ) -> NanFinding:
     element, component = place
     local = _arguments_of(analysis, group, x, element, dtype)
-    nodes = group.graph.nodes
+    graph, origin = group.graph, list(range(len(group.graph.nodes)))
+    if group.lengths is not None:
+        graph, origin = unroll(graph, int(group.lengths[element]))
+    nodes = graph.nodes
     values = evaluate_nodes(nodes, lambda argument, k: local[argument][k], dtype)
-    root = group.graph.outputs[component]
+    root = graph.outputs[component]
     culprit: int | None
     if in_jacobian:
         culprit, result = _bad_adjoint(nodes, values, root)
@@ -174,24 +180,29 @@ def _replay(
         op=None if culprit is None else nodes[culprit].op,
         operands=() if culprit is None else tuple(float(values[a]) for a in nodes[culprit].args),
         result=result,
-        line="" if culprit is None else _lines(group).get(culprit, ""),
+        line="" if culprit is None else _lines(group).get(origin[culprit], ""),
     )
 
 
 def _arguments_of(
     analysis: Analysis, group: ResidualGroup, x: FloatArray, element: int, dtype: np.dtype[Any]
 ) -> list[FloatArray]:
-    """What one element sees, flat, an array for each argument of the traced function."""
+    """What one element sees, flat, an array for each argument or item of a long row."""
     local: list[FloatArray] = []
+    length = 0 if group.lengths is None else int(group.lengths[element])
     for argument in group.arguments:
-        if isinstance(argument, Selection):
-            binding = parameter_binding(argument, analysis.base[argument.array.name])
-            block = int(binding.block_of(group.count)[element])
-            first = binding.base + block * argument.array.width
-            flat = x[first : first + argument.array.width]
+        if isinstance(argument, Selection | RowSelection):
+            if isinstance(argument, Selection):
+                blocks = parameter_binding(argument, 0).block_of(group.count)[element : element + 1]
+            else:
+                blocks = argument.table[element, :length]
+            first = analysis.base[argument.array.name] + blocks * argument.array.width
+            seen = x[first[:, None] + np.arange(argument.array.width)]
         else:
-            flat = argument.values[0 if argument.shared else element].ravel()
-        local.append(flat.astype(dtype))
+            values = argument.values[0 if argument.shared else element]
+            row = isinstance(argument, LongDataRows)
+            seen = values[:length].reshape(length, -1) if row else values.reshape(1, -1)
+        local += list(seen.astype(dtype))
     return local
 
 

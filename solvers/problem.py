@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from autograd_gpu.charts import chart_of
-from autograd_gpu.errors import InputError, ShapeError
+from autograd_gpu.errors import InputError, ShapeError, TraceError
+from autograd_gpu.long_rows import LONGEST_UNROLLED_ROW
 from autograd_gpu.losses import Loss, as_loss
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.solvers.bounds import ArrayBounds, array_bounds
-from autograd_gpu.solvers.ragged_group import (
+from autograd_gpu.solvers.ragged_arguments import (
     AnyArgument,
-    RaggedGroup,
     length_of,
     ragged_argument,
     rows_of,
-    trace_ragged_group,
 )
+from autograd_gpu.solvers.ragged_group import RaggedGroup, trace_ragged_group
 from autograd_gpu.solvers.residual_group import (
     DataRows,
     GroupArgument,
@@ -216,6 +216,11 @@ class Problem:
                 f"{what}: returns {size} numbers, expected one, the energy of an element; for a "
                 "sum of squares call problem.add_residuals"
             )
+        if any(part.lengths is not None for part in group.parts):
+            raise TraceError(
+                f"{what}: loops over rows of more than {LONGEST_UNROLLED_ROW} items have no second "
+                "derivatives; shorten the rows, or use ag.Ragged(…, unroll=True)"
+            )
         self._energies[title] = group
         self._forget()
 
@@ -248,7 +253,9 @@ class Problem:
             raise InputError(f"{what}: the batch is empty; leave the group out")
         checked = None if loss is None else as_loss(loss, what)
         if any(rows_of(g) is not None for g in gathered):
-            return trace_ragged_group(fn, names, gathered, count, weight, checked, title)
+            return trace_ragged_group(
+                fn, names, gathered, count, weight, checked, title, self.values_of
+            )
         plain = cast("list[GroupArgument]", gathered)
         return trace_group(fn, names, plain, count, weight, checked, title)
 

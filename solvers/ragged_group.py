@@ -1,8 +1,9 @@
-"""Residuals whose elements see rows of varying length: one batch for each length.
+"""Residuals whose elements see rows of varying length: binned by length, or folded.
 
-A row of length L becomes L arguments, so a length is traced once and has its kernel; lengths whose
-graphs are equal share it. The elements keep their numbers: residuals and rows of the Jacobian come
-back in the order of the elements given.
+A short row of length L becomes L arguments, so a length is traced once and has its kernel; lengths
+whose graphs are equal share it. Rows of more than ``LONGEST_UNROLLED_ROW`` items share one kernel
+with a loop over the items (``long_rows.py``), in a few batches of about equal length. The elements
+keep their numbers: residuals and rows of the Jacobian come back in the order of the elements given.
 """
 
 from __future__ import annotations
@@ -12,34 +13,33 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from autograd_gpu.errors import InputError, ShapeError
+from autograd_gpu.long_rows import LONGEST_UNROLLED_ROW
 from autograd_gpu.losses import Loss
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.sequence import unrolled
+from autograd_gpu.solvers.long_row_group import classes_of, on_rows, traced_fold
+from autograd_gpu.solvers.ragged_arguments import (
+    AnyArgument,
+    RaggedRows,
+    item_names,
+    items_of,
+    long_arguments,
+    rows_of,
+)
 from autograd_gpu.solvers.residual_group import (
     DataRows,
     GroupArgument,
     ResidualGroup,
-    batch_length,
+    group_of,
     loss_rows,
     replaced_rows,
     trace_group,
 )
-from autograd_gpu.solvers.selection import RaggedSelection, Selection, Shared, finite_array
-
-
-@dataclass(frozen=True, slots=True)
-class RaggedRows:
-    """A row of numbers, vectors or matrices for each element, float64."""
-
-    rows: Ragged
-
-
-RaggedArgument = RaggedSelection | RaggedRows
-AnyArgument = GroupArgument | RaggedArgument
+from autograd_gpu.solvers.selection import ParameterArray, Shared, finite_array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +51,9 @@ class RaggedGroup:
         arguments: what each argument of the function gathers, and at the end the rows of the weight
             and of the loss's parameters.
         names: of the arguments.
+        appended: how many of them are rows of the weight and of the loss.
         count: number of elements.
-        parts: one batch per combination of lengths that occurs.
+        parts: one batch per combination of short lengths that occurs, and per class of long ones.
     """
 
     name: str
@@ -60,6 +61,7 @@ class RaggedGroup:
     names: tuple[str, ...]
     count: int
     parts: tuple[ResidualGroup, ...]
+    appended: int
 
     def with_data(self, new: Mapping[str, ArrayLike] | ArrayLike) -> RaggedGroup:
         """The group with other numbers in its data arguments; see ``Problem.update``.
@@ -93,7 +95,8 @@ class RaggedGroup:
             else:
                 assert isinstance(old, DataRows)
                 arguments[named[name]] = replaced_rows(old, array, what)
-        parts = tuple(replace(p, arguments=_expanded(arguments, p)) for p in self.parts)
+        gathered = len(self.arguments) - self.appended
+        parts = tuple(replace(p, arguments=_expanded(arguments, gathered, p)) for p in self.parts)
         return replace(self, arguments=tuple(arguments), parts=parts)
 
 
@@ -104,33 +107,7 @@ def _replaced(old: RaggedRows, new: Any, what: str) -> RaggedRows:
             raise ShapeError(f"{what}: the rows have other lengths; make another Problem")
         new = new.values
     flat = replaced_rows(DataRows(old.rows.values, False), new, what)
-    return RaggedRows(Ragged(old.rows.indptr, flat.values))
-
-
-def ragged_argument(value: Ragged, what: str) -> RaggedRows:
-    """Rows of data as float64.
-
-    Raises:
-        ShapeError: values of more than three dimensions.
-    """
-    if value.values.ndim > 3:
-        raise ShapeError(
-            f"{what}: got values of shape {value.values.shape}, expected (total,), (total, k) or "
-            "(total, r, c); reshape them"
-        )
-    return RaggedRows(Ragged(value.indptr, finite_array(value.values, what)))
-
-
-def rows_of(argument: AnyArgument) -> Ragged | None:
-    """The rows of a ragged argument, None for any other."""
-    return argument.rows if isinstance(argument, RaggedSelection | RaggedRows) else None
-
-
-def length_of(argument: AnyArgument) -> int | None:
-    """Number of elements that an argument has rows for; None if all elements share it."""
-    if isinstance(argument, RaggedSelection | RaggedRows):
-        return len(argument.rows)
-    return batch_length(argument)
+    return RaggedRows(Ragged(old.rows.indptr, flat.values, old.rows.unroll))
 
 
 def trace_ragged_group(
@@ -141,31 +118,70 @@ def trace_ragged_group(
     weight: ArrayLike | None,
     loss: Loss | None,
     title: str,
+    current: Callable[[ParameterArray], FloatArray],
 ) -> RaggedGroup:
-    """Trace a residual function once for every length of row; arguments as ``trace_group``."""
+    """Trace a residual function once for every short length of row, and once for all long ones.
+
+    Arguments as for ``trace_group``; ``current`` gives the values that parameters have now.
+
+    Raises:
+        TraceError: also where long rows are not reduced.
+        ShapeError: also where an element's long rows differ in length.
+    """
     # The weight first, then what the loss is parametrised by: as `trace_group` appends them.
     appended = [] if loss is None else loss_rows(loss, count, f"residuals {title!r}")
     per_element = _weight_per_element(weight, count, f"residuals {title!r}, weight")
-    lengths = np.stack([r.lengths for a in gathered if (r := rows_of(a)) is not None], axis=1)
-    parts: list[ResidualGroup] = []
-    for found in np.unique(lengths, axis=0):
-        elements = np.flatnonzero((lengths == found).all(axis=1))
-        items, plain = _items_of(gathered, elements)
-        part = trace_group(
-            unrolled(fn, items),
-            _item_names(names, items),
-            plain,
-            len(elements),
+    rows = [r for a in gathered if (r := rows_of(a)) is not None]
+    lengths = np.stack([r.lengths for r in rows], axis=1)
+    longest = LONGEST_UNROLLED_ROW if not any(r.unroll for r in rows) else np.inf
+    long: NDArray[np.bool_] = np.any(lengths > longest, axis=1)
+
+    def chosen(elements: IndexArray) -> tuple[ArrayLike | None, Loss | None]:
+        """Weight and loss of some elements."""
+        return (
             weight if per_element is None else per_element[elements],
             None if loss is None else loss.of(elements),
+        )
+
+    parts: list[ResidualGroup] = []
+    for found in np.unique(lengths[~long], axis=0):
+        elements = np.flatnonzero((lengths == found).all(axis=1))
+        items, plain = items_of(gathered, elements)
+        part = trace_group(
+            unrolled(fn, items),
+            item_names(names, items),
+            plain,
+            len(elements),
+            *chosen(elements),
             f"{title} ({_said(found)})",
         )
         parts.append(replace(part, elements=elements, given_as=title))
+    if long.any():
+        graph = traced_fold(fn, names, gathered, np.flatnonzero(long), title, current)
+        for capacity, elements in classes_of(lengths[:, 0], long):
+            part = group_of(
+                graph,
+                long_arguments(gathered, elements, capacity),
+                len(elements),
+                *chosen(elements),
+                f"{title} (lengths up to {capacity})",
+            )
+            parts.append(
+                replace(
+                    part,
+                    elements=elements,
+                    given_as=title,
+                    fn=on_rows(fn, gathered),
+                    traced_arguments=len(gathered),
+                    lengths=lengths[elements, 0],
+                    capacity=capacity,
+                )
+            )
     first = parts[0]
     if weight is not None:
-        rows = first.arguments[-1 - len(appended)]
-        assert isinstance(rows, DataRows)
-        appended.insert(0, rows if per_element is None else DataRows(per_element, False))
+        weights = first.arguments[-1 - len(appended)]
+        assert isinstance(weights, DataRows)
+        appended.insert(0, weights if per_element is None else DataRows(per_element, False))
     own = len(first.arguments) - len(appended)
     return RaggedGroup(
         name=title,
@@ -173,20 +189,12 @@ def trace_ragged_group(
         names=(*names, *(a.name for a in first.graph.arguments[own:])),
         count=count,
         parts=tuple(parts),
+        appended=len(appended),
     )
 
 
 def _said(lengths: IndexArray) -> str:
     return f"length{'s' if len(lengths) > 1 else ''} {', '.join(map(str, lengths.tolist()))}"
-
-
-def _item_names(names: Sequence[str], items: Sequence[int | None]) -> list[str]:
-    """Names of single items: ``p``, then ``ring[0]``, ``ring[1]`` and so on."""
-    return [
-        name if length is None else f"{name}[{k}]"
-        for name, length in zip(names, items, strict=True)
-        for k in range(1 if length is None else length)
-    ]
 
 
 def _weight_per_element(weight: ArrayLike | None, count: int, what: str) -> FloatArray | None:
@@ -204,40 +212,12 @@ def _weight_per_element(weight: ArrayLike | None, count: int, what: str) -> Floa
     return values
 
 
-def _expanded(arguments: Sequence[AnyArgument], part: ResidualGroup) -> tuple[GroupArgument, ...]:
+def _expanded(
+    arguments: Sequence[AnyArgument], gathered: int, part: ResidualGroup
+) -> tuple[GroupArgument, ...]:
+    """What a part gathers of the arguments, of which the first ``gathered`` are the function's."""
     assert part.elements is not None
-    return tuple(_items_of(arguments, part.elements)[1])
-
-
-def _items_of(
-    arguments: Sequence[AnyArgument], elements: IndexArray
-) -> tuple[list[int | None], list[GroupArgument]]:
-    """Number of items of each argument (None: no sequence), and what each item gathers.
-
-    ``elements`` all have rows of the same lengths.
-    """
-    counts: list[int | None] = []
-    items: list[GroupArgument] = []
-    for argument in arguments:
-        rows = rows_of(argument)
-        if rows is None:
-            assert isinstance(argument, Selection | DataRows)
-            counts.append(None)
-            items.append(_chosen(argument, elements))
-            continue
-        length = int(rows.lengths[elements[0]])
-        counts.append(length)
-        table = rows.of_length(elements, length)
-        for k in range(length):
-            if isinstance(argument, RaggedSelection):
-                items.append(Selection(argument.array, 0, 1, len(elements), table[:, k].copy()))
-            else:
-                items.append(DataRows(table[:, k].copy(), False))
-    return counts, items
-
-
-def _chosen(argument: GroupArgument, elements: IndexArray) -> GroupArgument:
-    """The rows of some elements; what all elements share stays as it is."""
-    if isinstance(argument, Selection):
-        return argument if argument.count is None else argument[elements]
-    return argument if argument.shared else DataRows(argument.values[elements], False)
+    if part.lengths is None:
+        return tuple(items_of(arguments, part.elements)[1])
+    rest = items_of(arguments[gathered:], part.elements)[1]
+    return (*long_arguments(arguments[:gathered], part.elements, part.capacity), *rest)

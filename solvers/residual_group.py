@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -15,9 +16,17 @@ from autograd_gpu.errors import InputError, ShapeError, TraceError
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.losses import Loss
 from autograd_gpu.rewrite import RULES
-from autograd_gpu.runtime.batch import DataBinding, FloatArray, IndexArray, ParameterBinding
+from autograd_gpu.runtime.batch import (
+    Binding,
+    DataBinding,
+    FloatArray,
+    IndexArray,
+    ParameterBinding,
+    RowBinding,
+    RowDataBinding,
+)
 from autograd_gpu.scalar import Scalar
-from autograd_gpu.solvers.selection import Selection, Shared, finite_array
+from autograd_gpu.solvers.selection import RowSelection, Selection, Shared, finite_array
 from autograd_gpu.trace import trace_shapes, traced_argument
 from autograd_gpu.vector import Matrix, Vector, vector
 
@@ -30,7 +39,18 @@ class DataRows:
     shared: bool
 
 
-GroupArgument = Selection | DataRows
+@dataclass(frozen=True, slots=True)
+class LongDataRows:
+    """Long rows of values: ``(count, capacity, *shape)``, or ``(1, capacity, *shape)`` if shared.
+
+    Beyond the end of a row stands its first value.
+    """
+
+    values: FloatArray
+    shared: bool
+
+
+GroupArgument = Selection | DataRows | RowSelection | LongDataRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +69,8 @@ class ResidualGroup:
         loss_scale: which of ``arguments`` is the scale of the loss; None if there is none.
         fn: what was traced; called again only to name lines in messages.
         traced_arguments: how many of ``arguments``, from the first, are those of ``fn``.
+        lengths: over long rows the number of items of each element, of which it has room for ...
+        capacity: ... so many.
     """
 
     name: str
@@ -61,6 +83,8 @@ class ResidualGroup:
     loss_scale: int | None = None
     fn: Callable[..., Any] | None = None
     traced_arguments: int = 0
+    lengths: IndexArray | None = None
+    capacity: int = 0
 
     @property
     def parts(self) -> tuple[ResidualGroup, ...]:
@@ -123,19 +147,29 @@ def batch_length(argument: GroupArgument) -> int | None:
     """Number of elements that an argument has rows for; None if all elements share it."""
     if isinstance(argument, Selection):
         return argument.count
+    if isinstance(argument, RowSelection):
+        return len(argument.table)
     return None if argument.shared else len(argument.values)
 
 
+def is_row(argument: GroupArgument) -> bool:
+    """Whether an element sees a long row."""
+    return isinstance(argument, RowSelection | LongDataRows)
+
+
 def element_shape(argument: GroupArgument) -> tuple[int, ...]:
-    """What the residual function sees of an argument."""
-    return argument.array.shape if isinstance(argument, Selection) else argument.values.shape[1:]
+    """What the residual function sees of an argument, or of an item of a long row."""
+    if isinstance(argument, Selection | RowSelection):
+        return argument.array.shape
+    return argument.values.shape[2:] if is_row(argument) else argument.values.shape[1:]
 
 
 def slot_of(argument: GroupArgument) -> Slot:
     """How a kernel gathers an argument."""
-    if isinstance(argument, Selection):
-        return parameter_slot(argument.array.shape, argument.array.chart)
-    return data_slot(element_shape(argument))
+    if isinstance(argument, Selection | RowSelection):
+        array = argument.array
+        return parameter_slot(array.shape, array.chart, is_row=is_row(argument))
+    return data_slot(element_shape(argument), is_row=is_row(argument))
 
 
 def trace_group(
@@ -161,15 +195,36 @@ def trace_group(
     Raises:
         TraceError, ShapeError: the function cannot be traced; names the group and the line.
     """
-    what = f"residuals {title!r}"
     described = [Argument(n, element_shape(g)) for n, g in zip(names, gathered, strict=True)]
     fn = on_elements(fn, [g.array.chart if isinstance(g, Selection) else None for g in gathered])
-    try:
+    with named_group(title):
         graph = trace_shapes(fn, described, title)
+    group = group_of(graph, gathered, count, weight, loss, title)
+    return replace(group, fn=fn, traced_arguments=len(gathered))
+
+
+@contextmanager
+def named_group(title: str) -> Generator[None]:
+    """Name the group in what tracing refuses: there only the line is known."""
+    try:
+        yield
     except (ShapeError, TraceError) as error:
-        # What the function did wrong is known by its line, but not by the group.
         message = str(error)
-        raise type(error)(message if repr(title) in message else f"{what}, at {message}") from error
+        what = f"residuals {title!r}"
+        kind = ShapeError if isinstance(error, ShapeError) else TraceError
+        raise kind(message if repr(title) in message else f"{what}, at {message}") from error
+
+
+def group_of(
+    graph: Graph,
+    gathered: Sequence[GroupArgument],
+    count: int,
+    weight: ArrayLike | None,
+    loss: Loss | None,
+    title: str,
+) -> ResidualGroup:
+    """A batch of a graph that is traced already; arguments as for ``trace_group``."""
+    what = f"residuals {title!r}"
     arguments = list(gathered)
     if weight is not None:
         graph, rows = weighted(graph, weight, count, what)
@@ -187,8 +242,6 @@ def trace_group(
         arguments=tuple(arguments),
         count=count,
         loss_scale=scale,
-        fn=fn,
-        traced_arguments=len(gathered),
     )
 
 
@@ -290,3 +343,15 @@ def parameter_binding(selection: Selection, base: int) -> ParameterBinding:
 def data_binding(rows: DataRows) -> DataBinding:
     """How a backend reads rows of data."""
     return DataBinding(values=rows.values.reshape(len(rows.values), -1), shared=rows.shared)
+
+
+def binding_of(argument: GroupArgument, base: Mapping[str, int]) -> Binding:
+    """How a backend gathers an argument; ``base`` is where each parameter array starts."""
+    if isinstance(argument, Selection):
+        return parameter_binding(argument, base[argument.array.name])
+    if isinstance(argument, RowSelection):
+        return RowBinding(base=base[argument.array.name], indices=argument.table)
+    if isinstance(argument, LongDataRows):
+        values = argument.values.reshape(*argument.values.shape[:2], -1)
+        return RowDataBinding(values=values, shared=argument.shared)
+    return data_binding(argument)

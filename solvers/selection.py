@@ -8,6 +8,7 @@ blocks for each element. Selections can be selected again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast, overload
 
 import numpy as np
@@ -183,7 +184,8 @@ class Selection:
             raise InputError(f"{what}: one block cannot be selected from; components are .x, [0]")
         if isinstance(index, Ragged):
             flat = index_array(index.values, self.count, what)
-            return RaggedSelection(self.array, Ragged(index.indptr, self._blocks(flat)))
+            rows = Ragged(index.indptr, self._blocks(flat), index.unroll)
+            return RaggedSelection(self.array, rows)
         if isinstance(index, tuple):
             indices = cast("tuple[Any, ...]", index)
             raise ShapeError(
@@ -239,6 +241,19 @@ class RaggedSelection:
 
     def __repr__(self) -> str:
         return f"<{len(self)} rows of blocks of parameters {self.array.name!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class RowSelection:
+    """Long rows of blocks of a parameter array, one for each element of a batch.
+
+    Attributes:
+        array: whose blocks.
+        table: their numbers, ``(count, capacity)``; beyond the end of a row its first block.
+    """
+
+    array: ParameterArray
+    table: IndexArray
 
 
 class Shared:

@@ -141,6 +141,8 @@ def _on_device(
         return None  # steps are projected on the host
     if choice.backend == "wgsl" and choice.precision not in ("float32", "mixed"):
         return None  # that device-resident solve computes in float32
+    if analysis.has_long_rows:
+        return None  # its kernels gather by place and have no loops over long rows
     if linear_solver == "pcg":
         return "conjugate gradients on the device, as requested"
     if options.step_control != "nielsen":

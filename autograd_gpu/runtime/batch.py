@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,38 @@ class DataBinding:
         return self if self.shared else DataBinding(values=self.values[start:stop], shared=False)
 
 
-Binding = ParameterBinding | DataBinding
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowBinding:
+    """A long row of blocks of a parameter array for each element.
+
+    Attributes:
+        base: position of the array's first number among all parameters.
+        indices: blocks, ``(count, capacity)``; beyond the length of a row any that exist.
+    """
+
+    base: int
+    indices: IndexArray
+
+    def part(self, start: int, stop: int) -> RowBinding:
+        """The binding of elements ``start`` to ``stop``."""
+        return RowBinding(base=self.base, indices=self.indices[start:stop])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowDataBinding:
+    """A long row of values: ``(count, capacity, size)``, or ``(1, capacity, size)`` if shared."""
+
+    values: FloatArray
+    shared: bool
+
+    def part(self, start: int, stop: int) -> RowDataBinding:
+        """The binding of elements ``start`` to ``stop``."""
+        if self.shared:
+            return self
+        return RowDataBinding(values=self.values[start:stop], shared=False)
+
+
+Binding = ParameterBinding | DataBinding | RowBinding | RowDataBinding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +107,8 @@ class BoundGroup:
 
     ``elements`` are the numbers by which the user knows them, where these are not 0 to count - 1.
     ``loss_scale`` is the slot of the scale of a robust loss, where there is one.
+    Over long rows ``lengths`` are the numbers of items, ``(count,)``, of which an element has room
+    for ``capacity``.
     """
 
     name: str
@@ -84,6 +117,8 @@ class BoundGroup:
     bindings: tuple[Binding, ...]
     elements: IndexArray | None = None
     loss_scale: int | None = None
+    lengths: IndexArray | None = None
+    capacity: int = 0
 
     def kernel(self, product: Product) -> Kernel:
         """Kernel of a product; groups of equal topology share it."""
@@ -107,7 +142,20 @@ class BoundGroup:
             bindings=tuple(b.part(start, stop) for b in self.bindings),
             elements=None if self.elements is None else self.elements[start:stop],
             loss_scale=self.loss_scale,
+            lengths=None if self.lengths is None else self.lengths[start:stop],
+            capacity=self.capacity,
         )
+
+    @property
+    def value_count(self) -> int:
+        """Jacobian values per element, room for items that a row does not have included."""
+        return self.kernel(Product.RESIDUAL_JACOBIAN).value_starts(self.capacity)[-1]
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Which items of long rows exist, ``(count, capacity)``; of no width without them."""
+        lengths = np.zeros(self.count) if self.lengths is None else self.lengths
+        return np.arange(self.capacity) < lengths[:, None]
 
 
 class Session(Protocol):
@@ -161,19 +209,37 @@ class HostArrays:
     def __init__(self, groups: Sequence[BoundGroup], real: np.dtype[np.floating]) -> None:
         rows = [g.count * g.residual_size for g in groups]
         kernels = [g.kernel(Product.RESIDUAL_JACOBIAN) for g in groups]
-        values = [g.count * len(k.entries) for g, k in zip(groups, kernels, strict=True)]
+        values = [g.count * g.value_count for g in groups]
         self.residual_offsets = np.concatenate([[0], np.cumsum(rows)]).astype(int).tolist()
         self.jacobian_offsets = np.concatenate([[0], np.cumsum(values)]).astype(int).tolist()
         self.residuals = np.zeros(self.residual_offsets[-1], real)
         self.jacobian = np.zeros(self.jacobian_offsets[-1], real)
         for k, (group, kernel) in enumerate(zip(groups, kernels, strict=True)):
             if kernel.entries:
-                constants = [e.constant for e in kernel.entries]
+                widths = np.diff(kernel.value_starts(group.capacity))
+                constants = np.repeat([e.constant for e in kernel.entries], widths)
                 self.group_jacobian(k).reshape(group.count, -1)[:] = constants
 
     def group_residuals(self, k: int) -> NDArray[np.floating]:
         """Residuals of group k, flat."""
         return self.residuals[self.residual_offsets[k] : self.residual_offsets[k + 1]]
+
+    def store_entries(self, k: int, group: BoundGroup, varying: Sequence[Any]) -> None:
+        """Put the varying entries of group k in place: ``(count,)``, per item ``(count, items)``.
+
+        Items that a row does not have get 0.
+        """
+        kernel, valid = group.kernel(Product.RESIDUAL_JACOBIAN), group.valid
+        out = self.group_jacobian(k).reshape(group.count, group.value_count)
+        starts = kernel.value_starts(group.capacity)
+        for start, stop, entry in zip(starts[:-1], starts[1:], kernel.entries, strict=True):
+            if entry.output is None:
+                continue
+            values = np.asarray(varying[entry.output])
+            if entry.per_item:
+                out[:, start:stop] = np.where(valid, values.reshape(len(values), -1), 0.0)
+            else:
+                out[:, start] = values.reshape(-1)
 
     def group_jacobian(self, k: int) -> NDArray[np.floating]:
         """Jacobian values of group k, flat."""

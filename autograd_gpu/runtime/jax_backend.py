@@ -12,7 +12,15 @@ import numpy as np
 
 from ..codegen.kernel import Product
 from ..codegen.render import Source, render
-from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
+from .batch import (
+    BoundGroup,
+    DataBinding,
+    FloatArray,
+    HostArrays,
+    RowBinding,
+    RowDataBinding,
+    SessionContext,
+)
 from .jax_functions import batch_function, default_device, double_precision, load_jax
 from .number_formats import to_float32
 
@@ -52,8 +60,14 @@ class JaxSession(SessionContext):
         jnp = load_jax().numpy
         given: list[Any] = []
         for slot, binding in zip(group.topology.slots, group.bindings, strict=True):
-            if not isinstance(binding, ParameterBinding):
-                what = f"residuals {group.name!r}, data"
+            what = f"residuals {group.name!r}, data"
+            if isinstance(binding, RowBinding):
+                first = binding.base + binding.indices * slot.ambient
+                given.append(jnp.asarray(first.astype(np.uint32)))
+            elif isinstance(binding, RowDataBinding):
+                values = as_real(binding.values, self._precision, what)
+                given.append(jnp.asarray(np.ascontiguousarray(np.moveaxis(values, 2, 0))))
+            elif isinstance(binding, DataBinding):
                 values = as_real(binding.values, self._precision, what)
                 given.append(jnp.asarray(np.ascontiguousarray(values.T)))
             elif binding.indices is None and binding.stride == 1:
@@ -63,6 +77,8 @@ class JaxSession(SessionContext):
                 blocks = binding.block_of(1 if shared else group.count)
                 first = binding.base + blocks * slot.ambient
                 given.append(jnp.asarray(first.astype(np.uint32)))
+        if group.lengths is not None:
+            given.append(jnp.asarray(group.valid))
         return tuple(given)
 
     @property
@@ -115,12 +131,7 @@ class JaxSession(SessionContext):
         results = self.launch(Product.RESIDUAL_JACOBIAN, parameters)
         for k, (columns, varying) in enumerate(results):
             self._residuals_to_host(columns, k)
-            group = self._groups[k]
-            entries = group.kernel(Product.RESIDUAL_JACOBIAN).entries
-            out = self._host.group_jacobian(k).reshape(group.count, len(entries))
-            for position, entry in enumerate(entries):
-                if entry.output is not None:
-                    out[:, position] = varying[entry.output]
+            self._host.store_entries(k, self._groups[k], varying)
         return (
             self._host.residuals.astype(np.float64, copy=False),
             self._host.jacobian.astype(np.float64, copy=False),

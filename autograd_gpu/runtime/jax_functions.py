@@ -139,6 +139,11 @@ def load_slot(parameters: Any, slot: Any, given: Any, kind: SlotKind, count: int
     jax = load_jax()
     if kind is SlotKind.DATA:
         return [given[k] for k in range(slot.ambient)]
+    if slot.is_row:
+        return [
+            parameters.at[given + k].get(mode="promise_in_bounds", unique_indices=False)
+            for k in range(slot.ambient)
+        ]
     if given.ndim == 0:
         rows = jax.lax.dynamic_slice(parameters, (given,), (count * slot.ambient,))
         return list(rows.reshape(count, slot.ambient).T)
@@ -165,11 +170,22 @@ def batch_function(kernel: Kernel, precision: str) -> Callable[..., Any]:
             compilations.note()
             columns = [
                 load_slot(parameters, slot, given, slot.kind, count)
-                for slot, given in zip(kernel.slots, slots, strict=True)
+                for slot, given in zip(kernel.slots, slots, strict=False)
             ]
+            if kernel.is_folded:
+                # A value of the element is a column, and the items of its row lie along the other
+                # axis; the mask of those that exist comes last.
+                columns = [
+                    c if s.is_row else [v.reshape(-1, 1) for v in c]
+                    for c, s in zip(columns, kernel.slots, strict=True)
+                ]
+                columns.append([slots[-1]])
 
             def whole(column: Any) -> Any:
-                return jnp.broadcast_to(jnp.asarray(column, parameters.dtype), (count,))
+                values = jnp.asarray(column, parameters.dtype)
+                if values.ndim == 2 and values.shape[1] > 1:
+                    return jnp.broadcast_to(values, (count, values.shape[1]))
+                return jnp.broadcast_to(values.reshape(-1), (count,))
 
             if kernel.product is Product.COST:
                 return jnp.sum(whole(element(columns)), dtype="float64")

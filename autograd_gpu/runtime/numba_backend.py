@@ -22,7 +22,15 @@ from ..codegen.lanes import FEWEST_ELEMENTS
 from ..codegen.layout import ControlBlock, SlotWords
 from ..codegen.render import Source, render_lanes, render_stages
 from ..errors import KernelError
-from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
+from .batch import (
+    BoundGroup,
+    FloatArray,
+    HostArrays,
+    ParameterBinding,
+    RowBinding,
+    RowDataBinding,
+    SessionContext,
+)
 from .threads import available_threads, run_in_threads
 
 CHUNK = 4096
@@ -94,6 +102,20 @@ class _GroupArrays:
                         base=binding.base, first=binding.offset, second=binding.stride, index=index
                     )
                 )
+            elif isinstance(binding, RowBinding):
+                words.append(
+                    SlotWords(
+                        base=binding.base, first=group.capacity, second=1, index=index_total + 1
+                    )
+                )
+                indices.append(binding.indices.astype(np.int32).ravel())
+                index_total += binding.indices.size
+            elif isinstance(binding, RowDataBinding):
+                _, items, size = binding.values.shape
+                stride = 0 if binding.shared else items * size
+                words.append(SlotWords(base=data_total, first=1, second=stride, index=size))
+                data.append(binding.values.astype(real).ravel())
+                data_total += data[-1].size
             else:
                 size = binding.values.shape[1]
                 words.append(
@@ -101,12 +123,15 @@ class _GroupArrays:
                 )
                 data.append(binding.values.astype(real).ravel())
                 data_total += data[-1].size
-        jacobian = group.kernel(Product.RESIDUAL_JACOBIAN)
+        if group.lengths is not None:
+            indices.append(group.lengths.astype(np.int32))
         block = ControlBlock(
             count=group.count,
             residual_strides=(1, group.residual_size),
-            jacobian_strides=(1, len(jacobian.entries)),
+            jacobian_strides=(1, group.value_count),
             slots=tuple(words),
+            lengths=0 if group.lengths is None else index_total + 1,
+            capacity=group.capacity,
         )
         self.control = np.array(block.words(), np.int64)
         self.indices = np.concatenate([*indices, np.zeros(1, np.int32)])

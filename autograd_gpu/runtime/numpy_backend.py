@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from ..codegen.kernel import Product
 from ..codegen.render import Source
 from ..ir import evaluate_nodes
-from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
+from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, RowBinding, SessionContext
+
+
+def _column(value: Any, count: int) -> NDArray[Any]:
+    """One number an element, ``(count,)``; what differs by item stays ``(count, items)``."""
+    array = np.asarray(value)
+    if array.ndim == 2 and array.shape[1] > 1:
+        return np.broadcast_to(array, (count, array.shape[1]))
+    return np.broadcast_to(array.reshape(-1), (count,))
 
 
 class NumpySession(SessionContext):
@@ -38,10 +46,21 @@ class NumpySession(SessionContext):
             if isinstance(binding, ParameterBinding):
                 first = binding.base + binding.block_of(group.count) * slot.ambient
                 loaded.append(x[first[:, None] + np.arange(slot.ambient)])
+            elif isinstance(binding, RowBinding):
+                first = binding.base + binding.indices * slot.ambient
+                loaded.append(x[first[:, :, None] + np.arange(slot.ambient)])
             else:
                 loaded.append(binding.values.astype(self._real))
-        values = evaluate_nodes(kernel.graph.nodes, lambda slot, k: loaded[slot][:, k], self._real)
-        return [np.broadcast_to(values[o], (group.count,)) for o in kernel.graph.outputs]
+        nodes = kernel.graph.nodes
+        if kernel.is_folded:
+            # A value of the element is a column, one of its items a row of the batch.
+            rows = [v if v.ndim == 3 else v[:, None, :] for v in loaded]
+            values = evaluate_nodes(
+                nodes, lambda slot, k: rows[slot][:, :, k], self._real, group.valid
+            )
+        else:
+            values = evaluate_nodes(nodes, lambda slot, k: loaded[slot][:, k], self._real)
+        return [_column(values[o], group.count) for o in kernel.graph.outputs]
 
     def residuals(self, parameters: FloatArray) -> FloatArray:
         """All residuals."""
@@ -62,16 +81,12 @@ class NumpySession(SessionContext):
         """All residuals, and the Jacobian's values."""
         x = parameters.astype(self._real)
         for k, group in enumerate(self._groups):
-            kernel = group.kernel(Product.RESIDUAL_JACOBIAN)
             columns = self._columns(group, Product.RESIDUAL_JACOBIAN, x)
-            m = kernel.residual_size
+            m = group.residual_size
             out = self._host.group_residuals(k).reshape(group.count, m)
             for i in range(m):
                 out[:, i] = columns[i]
-            jacobian = self._host.group_jacobian(k).reshape(group.count, len(kernel.entries))
-            for position, entry in enumerate(kernel.entries):
-                if entry.output is not None:
-                    jacobian[:, position] = columns[m + entry.output]
+            self._host.store_entries(k, group, columns[m:])
         return (
             self._host.residuals.astype(np.float64, copy=False),
             self._host.jacobian.astype(np.float64, copy=False),

@@ -10,10 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codegen.batch_program import WORD, ChunkShape, batch_program, elements_per_chunk
-from ..codegen.kernel import JacobianEntry, Product
+from ..codegen.kernel import Product
 from ..codegen.layout import ControlBlock, SlotWords
 from ..codegen.render import Source, render_stages
-from .batch import BoundGroup, FloatArray, HostArrays, ParameterBinding, SessionContext
+from .batch import (
+    BoundGroup,
+    FloatArray,
+    HostArrays,
+    ParameterBinding,
+    RowBinding,
+    RowDataBinding,
+    SessionContext,
+)
 from .device import Device, default_device
 from .number_formats import FORMATS, check_lossless
 from .program_runner import ProgramRunner
@@ -53,6 +61,19 @@ def _pack(
                     base=binding.base, first=binding.offset, second=binding.stride, index=index
                 )
             )
+        elif isinstance(binding, RowBinding):
+            words.append(SlotWords(base=binding.base, first=1, second=n, index=index_total + 1))
+            indices.append(binding.indices.T.ravel().astype(np.uint32))
+            index_total += binding.indices.size
+        elif isinstance(binding, RowDataBinding):
+            what = f"residuals {group.name!r}, data slot {position}"
+            check_lossless(binding.values, what, precision)
+            rows, items, size = binding.values.shape
+            stride = 0 if binding.shared else 1
+            words.append(SlotWords(base=data_total, first=rows * items, second=stride, index=rows))
+            columns = np.ascontiguousarray(binding.values.T).ravel()  # size, items, rows
+            data.append(FORMATS[precision].encode(columns, what).ravel())
+            data_total += rows * items * size
         else:
             rows = binding.values
             what = f"residuals {group.name!r}, data slot {position}"
@@ -63,8 +84,15 @@ def _pack(
             columns = np.ascontiguousarray(rows.T).ravel()
             data.append(FORMATS[precision].encode(columns, what).ravel())
             data_total += rows.size
+    if group.lengths is not None:
+        indices.append(group.lengths.astype(np.uint32))
     block = ControlBlock(
-        count=n, residual_strides=(n, 1), jacobian_strides=(n, 1), slots=tuple(words)
+        count=n,
+        residual_strides=(n, 1),
+        jacobian_strides=(n, 1),
+        slots=tuple(words),
+        lengths=0 if group.lengths is None else index_total + 1,
+        capacity=group.capacity,
     )
     # A reversed slice has a negative stride; u32 arithmetic wraps, so two's complement is right.
     control = np.array(block.words(), np.int64).astype(np.uint32)
@@ -74,6 +102,20 @@ def _pack(
         np.concatenate(indices) if indices else np.zeros(1, np.uint32),
         np.concatenate(data) if data else np.zeros(2, np.float32),
     )
+
+
+def _numbers_per_element(group: BoundGroup) -> tuple[int, int]:
+    """Indices and data that each element has for itself."""
+    indices = 0 if group.lengths is None else 1
+    data = 0
+    for binding in group.bindings:
+        if isinstance(binding, RowBinding):
+            indices += group.capacity
+        elif isinstance(binding, ParameterBinding):
+            indices += binding.indices is not None
+        elif not binding.shared:
+            data += binding.values[0].size
+    return indices, data
 
 
 class WgslSession(SessionContext):
@@ -132,19 +174,12 @@ class WgslSession(SessionContext):
             for p in self._products
         }
         self._sources.update({s.key: s for stages in sources.values() for s in stages})
-        entries: tuple[JacobianEntry, ...] = ()
+        varying = 0
         if Product.RESIDUAL_JACOBIAN in sources:
-            entries = group.kernel(Product.RESIDUAL_JACOBIAN).entries
+            kernel = group.kernel(Product.RESIDUAL_JACOBIAN)
+            varying = kernel.value_starts(group.capacity, varying=True)[-1]
         cells = max(stages[0].cells for stages in sources.values())
-        varying = sum(e.output is not None for e in entries)
-        gathers = sum(
-            isinstance(b, ParameterBinding) and b.indices is not None for b in group.bindings
-        )
-        columns = sum(
-            b.values.shape[1]
-            for b in group.bindings
-            if not isinstance(b, ParameterBinding) and not b.shared
-        )
+        gathers, columns = _numbers_per_element(group)
         limit = self._device.limits["max-storage-buffer-binding-size"]
         words = self._format.words
         numbers = (columns, group.residual_size, varying, cells)
@@ -198,10 +233,13 @@ class WgslSession(SessionContext):
         results = self._run(Product.RESIDUAL_JACOBIAN, parameters)
         for chunk in self._chunks:
             group = self._groups[chunk.group]
-            entries = group.kernel(Product.RESIDUAL_JACOBIAN).entries
-            stored = [k for k, e in enumerate(entries) if e.output is not None]
-            if stored:
-                out = self._host.group_jacobian(chunk.group).reshape(group.count, len(entries))
+            kernel = group.kernel(Product.RESIDUAL_JACOBIAN)
+            starts = kernel.value_starts(group.capacity)
+            widths = np.diff(starts)
+            varies = np.repeat([e.output is not None for e in kernel.entries], widths)
+            stored = np.flatnonzero(varies)
+            if len(stored):
+                out = self._host.group_jacobian(chunk.group).reshape(group.count, starts[-1])
                 columns = results[chunk.shape.buffer("jacobian")].reshape(len(stored), -1)
                 out[chunk.start : chunk.stop, stored] = columns.T
         return self._collect_residuals(results), cast(FloatArray, self._host.jacobian)
