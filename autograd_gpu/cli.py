@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import autograd_gpu as ag
+from autograd_gpu.demos import STORIES
 from autograd_gpu.errors import AutogradGpuError, DeviceError, InputError, MissingDependencyError
 
 DISTRIBUTION = "autograd-gpu"
@@ -113,6 +114,9 @@ def build_app() -> Any:
 
         demo.main(level=level, out=out, backend=backend)
 
+    for name, line in STORIES.items():
+        demos.command(name, help=line)(one_message(_story(name)))
+
     @app.command()
     @one_message
     def doctor(
@@ -161,6 +165,26 @@ def build_app() -> Any:
         backends.compare(icosphere.sphere(level).problem(), icosphere.OPTIONS)
 
     return app
+
+
+def _story(name: str) -> Callable[..., None]:
+    """The command of a demo that takes nothing but the options all stories share."""
+    import typer
+
+    def command(
+        out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+        backend: Annotated[
+            str, typer.Option(help="auto, numba (cpu), jax, wgsl (gpu) or numpy.")
+        ] = "auto",
+        show: Annotated[bool, typer.Option("--show", help="Open polyscope at the end.")] = False,
+        record: Annotated[bool, typer.Option("--record", help="Write a film (GIF), too.")] = False,
+    ) -> None:
+        from autograd_gpu.demos.stage import Stage
+
+        module: Any = importlib.import_module(f"autograd_gpu.demos.{name}")
+        module.main(Stage(out=out, backend=backend, show=show, record=record))
+
+    return command
 
 
 # -- inspect ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ The drawing libraries load when first used; they come with the extra ``autograd-
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from autograd_gpu.demos.scenes import (
+    Body,
     Camera,
     Color,
     Image,
@@ -127,6 +128,51 @@ def render_before_after(
     return used
 
 
+def render_row(
+    path: str | os.PathLike[str],
+    scenes: Sequence[Sequence[Body]],
+    titles: Sequence[str | None],
+    *,
+    legend: Mapping[str, Color] | None = None,
+    panel: tuple[int, int] = (480, 480),
+    cameras: Sequence[Camera] | Camera = "auto",
+    renderer: Renderer | None = None,
+) -> Renderer:
+    """Write scenes side by side and return which renderer drew them.
+
+    Args:
+        path: file to write; its suffix gives the format.
+        scenes: for each panel the bodies in it.
+        titles: a line above each panel.
+        legend: name to colour, below.
+        panel: width and height of one panel, pixels.
+        cameras: one for all panels, which then share their scale, or one for each.
+        renderer: as in :func:`render_mesh`.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    aspect = panel[0] / panel[1]
+    if isinstance(cameras, str) or not isinstance(cameras[0], str | tuple):
+        shared: Any = cameras
+        everything = [body.vertices for bodies in scenes for body in bodies]
+        views = [fit_view(everything, shared, aspect)] * len(scenes)
+    else:
+        each: Any = cameras
+        views = [
+            fit_view([body.vertices for body in bodies], camera, aspect)
+            for bodies, camera in zip(scenes, each, strict=True)
+        ]
+    images: list[Image] = []
+    used = renderer
+    for bodies, view in zip(scenes, views, strict=True):
+        image, used = draw(bodies, view, panel, used)
+        images.append(image)
+    assert used is not None
+    _compose(path, images, titles, legend or {})
+    return used
+
+
 def plot_convergence(
     path: str | os.PathLike[str],
     histories: Mapping[str, Sequence[float]],
@@ -174,7 +220,17 @@ def plot_convergence(
     axes.legend(frameon=False)
     if title is not None:
         axes.set_title(title, color=TEXT_COLOR)
-    _save(figure, path)
+    save_figure(figure, path)
+
+
+def figure_row(panels: Sequence[Callable[[Any], None]], size: tuple[int, int] = (1200, 560)) -> Any:
+    """Make a figure with axes side by side, each drawn on by a function."""
+    figure = empty_figure(size)
+    figure.set_facecolor("white")
+    for k, paint in enumerate(panels):
+        paint(figure.add_subplot(1, len(panels), k + 1))
+    figure.tight_layout()
+    return figure
 
 
 def _line_styles() -> list[dict[str, str]]:
@@ -210,9 +266,10 @@ def _compose(
             for name, color in legend.items()
         ]
         figure.legend(handles=marks, loc="lower center", ncols=len(marks), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write a figure, and the folder that it goes into."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(os.fspath(path), dpi=100)

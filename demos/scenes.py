@@ -103,7 +103,7 @@ def checked_indices(name: str, rows: ArrayLike | None, count: int | None = None)
     return indices
 
 
-def _vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:
+def vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:
     """Area-weighted mean of the incident faces' normals, (n, 3), length 1 (0 where undefined)."""
     corners = vertices[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -123,9 +123,61 @@ def marker_radius(body: Body) -> float:
     return min(max(0.4 * edge, 0.009 * diagonal), 0.02 * diagonal)
 
 
-def spheres(centers: FloatArray, radius: float, color: Color) -> Body:
-    """One body of a sphere at each centre, triangulated by rings of latitude and longitude."""
-    rings, segments = 8, 12
+def both_sides(name: str, vertices: ArrayLike, faces: ArrayLike, color: Color) -> list[Body]:
+    """A sheet that is seen from both sides: two layers, the lower one turned inside out, darker."""
+    front = checked_body(name, vertices, faces, color)
+    dark = (0.75 * color[0], 0.75 * color[1], 0.75 * color[2])
+    # Apart by what a depth buffer can tell.
+    apart = 0.003 * float(np.ptp(front.vertices, axis=0).max())
+    normals = vertex_normals(front.vertices, front.faces)
+    return [
+        checked_body(name, front.vertices + apart * normals, front.faces, color),
+        checked_body(name, front.vertices - apart * normals, front.faces[:, ::-1], dark),
+    ]
+
+
+def tubes(starts: FloatArray, ends: FloatArray, radius: float, colors: ArrayLike) -> Body:
+    """One body of a six-sided tube from each start to each end; colours (n, 3), or one."""
+    axis = ends - starts
+    length = np.linalg.norm(axis, axis=1, keepdims=True)
+    axis = axis / np.where(length > 0, length, 1.0)
+    aside = np.where(np.abs(axis[:, :1]) < 0.9, [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
+    u = np.cross(axis, aside)
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    v = np.cross(axis, u)
+    angle = np.arange(6) * np.pi / 3.0
+    circle = radius * (
+        np.cos(angle)[None, :, None] * u[:, None] + np.sin(angle)[None, :, None] * v[:, None]
+    )
+    vertices = np.concatenate([starts[:, None] + circle, ends[:, None] + circle], axis=1)
+    k, n = np.arange(6), (np.arange(6) + 1) % 6
+    sides = np.concatenate([np.stack([k, n, n + 6], 1), np.stack([k, n + 6, k + 6], 1)])
+    faces = sides[None] + 12 * np.arange(len(starts))[:, None, None]
+    tint = np.broadcast_to(np.asarray(colors, dtype=np.float64), (len(starts), 3))
+    return Body(
+        vertices=vertices.reshape(-1, 3),
+        faces=faces.reshape(-1, 3).astype(np.int64),
+        colors=np.repeat(tint, 12, axis=0),
+    )
+
+
+def dots(centers: FloatArray, radius: float, colors: ArrayLike) -> Body:
+    """One body of an octahedron at each centre, for thousands of points; colours (n, 3), or one."""
+    unit = np.concatenate([np.eye(3), -np.eye(3)])
+    signs = [(a, b, c) for a in (0, 3) for b in (1, 4) for c in (2, 5)]
+    corners = [(a, b, c) if (a + b + c) % 2 else (a, c, b) for a, b, c in signs]
+    faces = np.array(corners)[None] + 6 * np.arange(len(centers))[:, None, None]
+    tint = np.broadcast_to(np.asarray(colors, dtype=np.float64), (len(centers), 3))
+    return Body(
+        vertices=(centers[:, None] + radius * unit[None]).reshape(-1, 3),
+        faces=faces.reshape(-1, 3).astype(np.int64),
+        colors=np.repeat(tint, 6, axis=0),
+    )
+
+
+def spheres(centers: FloatArray, radius: float, color: Color, fineness: int = 1) -> Body:
+    """One body of a sphere at each centre, of 8 × 12 patches times the fineness squared."""
+    rings, segments = 8 * fineness, 12 * fineness
     theta = np.linspace(0.0, np.pi, rings + 1)[:, None]
     phi = np.linspace(0.0, 2.0 * np.pi, segments, endpoint=False)[None, :]
     unit = np.stack(
@@ -214,7 +266,7 @@ def draw_with_pygfx(bodies: Sequence[Body], view: View, size: tuple[int, int]) -
         geometry = gfx.Geometry(
             indices=body.faces.astype(np.int32),
             positions=body.vertices.astype(np.float32),
-            normals=_vertex_normals(body.vertices, body.faces).astype(np.float32),
+            normals=vertex_normals(body.vertices, body.faces).astype(np.float32),
             colors=_linear(body.colors).astype(np.float32),
         )
         material = gfx.MeshPhongMaterial(color_mode="vertex", shininess=24, specular="#222222")
@@ -249,7 +301,7 @@ def draw_with_matplotlib(bodies: Sequence[Body], view: View, size: tuple[int, in
     offsets = np.cumsum([0, *[len(body.vertices) for body in bodies]])
     vertices = np.concatenate([body.vertices for body in bodies])
     faces = np.concatenate([b.faces + k for b, k in zip(bodies, offsets, strict=False)])
-    normals = np.concatenate([_vertex_normals(body.vertices, body.faces) for body in bodies])
+    normals = np.concatenate([vertex_normals(body.vertices, body.faces) for body in bodies])
     shaded = _shade(np.concatenate([body.colors for body in bodies]), normals @ view.axes.T)
 
     local = (vertices - view.target) @ view.axes.T

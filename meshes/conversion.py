@@ -107,9 +107,18 @@ def to_polyscope(mesh: Mesh, name: str = "mesh", **options: Any) -> Any:
     Raises:
         MissingDependencyError: polyscope is not installed.
     """
-    polyscope: Any = library("polyscope", "autograd-gpu[show]")
+    polyscope = require_polyscope()
     polyscope.init()
     return polyscope.register_surface_mesh(name, mesh.vertices, mesh.faces, **options)
+
+
+def require_polyscope() -> Any:
+    """The module polyscope.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    return library("polyscope", "autograd-gpu[show]")
 
 
 def library(name: str, requirement: str) -> Any:

@@ -1,0 +1,149 @@
+"""The stories: each ends where its text says, at a small size, and writes what it lists."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import autograd_gpu as ag
+from autograd_gpu.errors import MissingDependencyError
+
+if find_spec("matplotlib") is None:
+    pytest.skip("demos need the extra [demos]", allow_module_level=True)
+
+from autograd_gpu.demos import STORIES, arap, cloth, flatten, ik, scenes, sketch, smooth
+from autograd_gpu.demos import stage as stage_module
+from autograd_gpu.demos.sketch_constraints import CONSTRAINTS
+from autograd_gpu.demos.stage import Stage
+
+# Options of main that make a story short; the cows are what they are.
+SMALL: dict[str, dict[str, Any]] = {
+    "arap": {"poses": ["grazes"]},
+    "cloth": {"cells": 6, "steps": 8},
+    "ik": {"count": 60},
+    "bundle": {"cameras": 8, "stride": 12},
+    "icp": {"rounds": 2},
+    "curves": {"count": 500},
+}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without the pictures, which have tests of their own, and without their minutes."""
+    blank = np.zeros((8, 8, 3), dtype=np.uint8)
+    monkeypatch.setattr(scenes, "draw", lambda *_: (blank, "matplotlib"))
+
+    def render_row(path, bodies, titles, **_):
+        assert len(bodies) == len(titles) and all(bodies)
+        Path(path).write_bytes(b"picture")
+
+    monkeypatch.setattr("autograd_gpu.demos.pictures.render_row", render_row)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_story_runs_and_writes_what_it_lists(name, tmp_path, capsys, quick):
+    stage = Stage(out=tmp_path / "new", backend="numpy", progress=False)
+    import_module(f"autograd_gpu.demos.{name}").main(stage, **SMALL.get(name, {}))
+    assert stage.written and all(path.stat().st_size > 0 for path in stage.written)
+    printed = capsys.readouterr().out
+    assert str(stage.written[-1]) in printed and "┃" in printed
+
+
+def test_poses_reach_their_handles():
+    mesh = arap.spot()
+    handles = np.flatnonzero((mesh.vertices[:, 1] < -0.66) | (mesh.vertices[:, 2] < -0.6))
+    problem = arap.build(mesh, handles)
+    targets = arap.graze(mesh.vertices)[handles]
+    problem.update(data={"handles": {"target": targets}})
+    s = ag.solve(problem, backend="numpy", options=arap.OPTIONS)
+    assert s.success and s.cost < 1e-3 * s.initial_cost
+    assert np.abs(s.values["x"][handles] - targets).max() < 0.01
+
+
+def test_the_cow_is_cut_to_a_disk():
+    mesh = flatten.open_cow()
+    assert mesh.euler_characteristic == 1 and len(mesh.boundary_loops) == 1
+    identity = flatten.stretches(ag.meshes.grid(2, 3), ag.meshes.grid(2, 3).vertices[:, :2])
+    np.testing.assert_allclose(identity, 1.0)
+
+
+def test_smoothing_comes_nearer_to_the_original():
+    clean = smooth.spot()
+    noise = 0.01 * np.random.default_rng(0).standard_normal(clean.vertices.shape)
+    s = ag.solve(smooth.build(clean, clean.vertices + noise, "bilaplacian"), backend="numpy")
+    a, b, c = np.moveaxis(s.values["x"][clean.faces], 1, 0)
+    normals = np.cross(b - a, c - a)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    assert np.mean(np.einsum("ij,ij->i", normals, clean.face_normals)) > 0.98
+
+
+def test_a_free_cloth_falls_as_it_should():
+    mesh = ag.meshes.grid(3, 3)
+    mesh = ag.meshes.Mesh(mesh.vertices + np.array([0, 0, 5.0]), mesh.faces)
+    problem = cloth.build(mesh)
+    x, v = mesh.vertices, np.zeros_like(mesh.vertices)
+    stage = Stage(backend="numpy", progress=False)
+    for step in range(1, 4):
+        before = x
+        x, v, _ = cloth.advance(stage, problem, x, v)
+        # Implicit Euler: the speed grows by h g in every step, less half a percent of drag.
+        fallen = (x - before)[:, 1] / cloth.STEP
+        drag = sum(0.995**k for k in range(step))
+        np.testing.assert_allclose(fallen, -9.81 * cloth.STEP * drag, rtol=1e-6)
+
+
+def test_arms():
+    joints = ag.trace(ik.joints_of, 3, ik.LINKS + 1)
+    straight = joints(np.zeros((1, 3)), np.zeros((1, ik.LINKS + 1)))[0]
+    np.testing.assert_allclose(straight[:, 1], ik.LINK * np.arange(ik.LINKS + 1))
+    bent = joints(np.ones((1, 3)), np.full((1, ik.LINKS + 1), 0.4))[0]
+    np.testing.assert_allclose(np.linalg.norm(np.diff(bent, axis=0), axis=1), ik.LINK)
+
+
+def test_a_sketch_has_every_kind_of_constraint_and_no_freedom():
+    assert {row[0] for row in sketch.SKETCH} == set(CONSTRAINTS)
+    problem, points, _ = sketch.build()
+    s = ag.solve(problem, backend="numpy", options=sketch.OPTIONS)
+    assert s.cost < 1e-16
+    at = dict(zip(sketch.POINTS, s.values["p"], strict=True))
+    assert np.linalg.norm(at["b"] - at["a"]) == pytest.approx(8.0)
+    hexagon = np.array([at[k] for k in sketch.HEXAGON])
+    sides = np.linalg.norm(hexagon - np.roll(hexagon, 1, axis=0), axis=1)
+    np.testing.assert_allclose(sides, 0.9, rtol=1e-6)
+    assert len(points) == len(at)
+
+
+# ---------------------------------------------------------------- the stage
+
+
+def test_a_film_is_a_gif(tmp_path):
+    from PIL import Image
+
+    frames = [np.full((20, 30, 3), value, dtype=np.uint8) for value in (10, 120, 240)]
+    stage = Stage(out=tmp_path)
+    stage.film("film.gif", frames)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 3 and film.size == (30, 20)
+    assert stage.written == [tmp_path / "film.gif"]
+
+
+def test_a_turntable_goes_there_and_back():
+    mesh = ag.meshes.icosphere(1)
+    images = stage_module.turntable(
+        lambda t: mesh.vertices * (1.0 + t), mesh.faces, "auto", frames=4, size=(60, 40)
+    )
+    assert len(images) == 4 and images[0].shape == (40, 60, 3)
+    assert not np.array_equal(images[0], images[2])
+
+
+def test_show_without_polyscope_is_refused_before_the_solve(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "polyscope", None)
+    with pytest.raises(MissingDependencyError, match=r"autograd-gpu\[show\]"):
+        Stage(show=True)
