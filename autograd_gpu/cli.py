@@ -102,17 +102,29 @@ def build_app() -> Any:
     @one_message
     def icosphere(
         level: Annotated[
-            int, typer.Option(min=0, max=8, help="Subdivisions: 10·4^level + 2 vertices.")
-        ] = 5,
+            int | None,
+            typer.Option(
+                min=0, max=8, help="Subdivisions: 10·4^level + 2 vertices; 5, or 4 if developable."
+            ),
+        ] = None,
         out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
         backend: Annotated[
             str, typer.Option(help="auto, numba (cpu), jax, wgsl (gpu) or numpy.")
         ] = "auto",
+        developable: Annotated[
+            bool, typer.Option("--developable", help="Make the sphere developable instead.")
+        ] = False,
     ) -> None:
         """Pull a sphere by its poles, and turn the head of a cow, as rigidly as possible."""
+        if developable:
+            from autograd_gpu.demos import developable as other
+            from autograd_gpu.demos.stage import Stage
+
+            other.main(Stage(out=out, backend=backend), level=4 if level is None else level)
+            return
         from autograd_gpu.demos import icosphere as demo
 
-        demo.main(level=level, out=out, backend=backend)
+        demo.main(level=5 if level is None else level, out=out, backend=backend)
 
     for name, line in STORIES.items():
         demos.command(name, help=line)(one_message(_story(name)))

@@ -16,7 +16,17 @@ from autograd_gpu.errors import MissingDependencyError
 if find_spec("matplotlib") is None:
     pytest.skip("demos need the extra [demos]", allow_module_level=True)
 
-from autograd_gpu.demos import STORIES, arap, cloth, flatten, ik, scenes, sketch, smooth
+from autograd_gpu.demos import (
+    STORIES,
+    arap,
+    cloth,
+    developable,
+    flatten,
+    ik,
+    scenes,
+    sketch,
+    smooth,
+)
 from autograd_gpu.demos import stage as stage_module
 from autograd_gpu.demos.sketch_constraints import CONSTRAINTS
 from autograd_gpu.demos.stage import Stage
@@ -116,6 +126,18 @@ def test_a_sketch_has_every_kind_of_constraint_and_no_freedom():
     sides = np.linalg.norm(hexagon - np.roll(hexagon, 1, axis=0), axis=1)
     np.testing.assert_allclose(sides, 0.9, rtol=1e-6)
     assert len(points) == len(at)
+
+
+def test_a_coarse_sphere_becomes_developable(tmp_path, quick):
+    # Level 4 ends at 97.7 %, and the same 60 vertices are left over at level 3.
+    stage = Stage(out=tmp_path, backend="numpy", progress=False)
+    mesh = developable.main(stage, level=3)
+    size = np.abs(mesh.angle_defects) * len(mesh.vertices) / (4 * np.pi)
+    assert np.sum(size >= developable.DEVELOPABLE) <= 64
+    assert developable.share(mesh) == np.mean(size < 0.1) > 0.9
+    assert mesh.angle_defects.sum() == pytest.approx(4 * np.pi)
+    assert mesh.quality().angles[0] > 40.0
+    assert developable.share(ag.meshes.icosphere(3)) == 0.0
 
 
 # ---------------------------------------------------------------- the stage
