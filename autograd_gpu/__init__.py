@@ -102,7 +102,7 @@ from autograd_gpu.solvers.least_squares import least_squares
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.nan_search import debug_nans
 from autograd_gpu.solvers.newton import NewtonOptions
-from autograd_gpu.solvers.options import Graduation
+from autograd_gpu.solvers.options import AugmentedLagrangian, Graduation
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.scalar_least_squares import NonlinearLeastSquares
 from autograd_gpu.solvers.selection import shared
@@ -124,6 +124,7 @@ from autograd_gpu.vector import Mat2, Mat3, Mat4, Matrix, Vec2, Vec3, Vec4, Vect
 __all__ = [
     "AdamOptions",
     "AdamWOptions",
+    "AugmentedLagrangian",
     "AutogradGpuError",
     "BatchSolution",
     "CompiledResiduals",

@@ -43,11 +43,15 @@ class Analysis:
     Owns the sessions opened on it (compiled kernels, uploaded data, buffers) and the symbolic
     phase of the normal equations.
 
+    Args:
+        problem: its structure is read once.
+        further: residual groups after those of the problem.
+
     Raises:
         InputError: the problem has no parameters or no residuals.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, further: Sequence[ResidualGroup] = ()) -> None:
         if not problem.groups and not problem.energies:
             raise InputError(
                 "the problem has no residuals; call problem.add_residuals(fn, …) first"
@@ -69,9 +73,10 @@ class Analysis:
         self.box = make_box(self.arrays, self.bounds, self._columns, self.base)
         self.parameter_count = total
         self.column_count = free
-        self.groups = tuple(self._bind(g) for g in problem.groups)
+        given = (*problem.groups, *further)
+        self.groups = tuple(self._bind(g) for g in given)
         self.energies = tuple(self._bind(g) for g in problem.energies)
-        self._given_as = [g.given_as or g.name for g in problem.groups]
+        self._given_as = [g.given_as or g.name for g in given]
         self.has_losses = any(g.topology.losses.count for g in self.groups)
         self._first_columns = {
             self.base[a.name]: self._columns[a.name][:, 0] for a in problem.arrays
@@ -110,7 +115,7 @@ class Analysis:
         other = copy(self)
         other._origin = self
         other.groups = tuple(groups)
-        other._sessions = {}
+        other._sessions, other._retractions = {}, {}
         return other
 
     def columns_of(self, array: ParameterArray) -> IndexArray:
@@ -266,6 +271,8 @@ class Analysis:
 
     def retraction(self, choice: BackendChoice) -> Retraction:
         """What moves the parameters by a step; made at first use."""
+        if self._origin is not None:
+            return self._origin.retraction(choice)
         key = choice.session_key
         if key not in self._retractions:
             self._retractions[key] = Retraction(self.movable, choice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -73,6 +74,38 @@ class Graduation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentedLagrangian:
+    """How constraints are met; see ``augmented_lagrangian.py``.
+
+    Attributes:
+        tolerance: largest violation, in units of the constraint.
+        initial_penalty: μ of the first stage; None to weigh cost and violation alike.
+        growth: by which μ grows ...
+        decrease: ... where the violation did not fall to this part of the stage before.
+
+    Raises:
+        InputError: a value outside its range; names the option.
+    """
+
+    tolerance: float = 1e-8
+    initial_penalty: float | None = None
+    growth: float = 10.0
+    decrease: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("tolerance", 0.0, math.inf), ("initial_penalty", 0.0, math.inf),
+            ("growth", 1.0, math.inf), ("decrease", 0.0, 1.0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not least < value < most:
+                raise InputError(
+                    f"AugmentedLagrangian, {name}={value!r}: expected a number between {least} "
+                    f"and {most}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SolverOptions:
     """When any method ends.
 
@@ -83,6 +116,7 @@ class SolverOptions:
         gradient_tolerance: stop when the largest entry of the gradient is not above.
         parameter_tolerance: stop when ‖δ‖ ≤ tolerance · (‖x‖ + tolerance).
         graduation: robust losses bend stage by stage; None for the losses as they are.
+        augmented_lagrangian: how constraints are met, if the problem has any.
 
     Raises:
         InputError: a value outside its range; names the option.
@@ -94,6 +128,7 @@ class SolverOptions:
     gradient_tolerance: float = 1e-10
     parameter_tolerance: float = 1e-8
     graduation: Graduation | None = None
+    augmented_lagrangian: AugmentedLagrangian = AugmentedLagrangian()
 
     method: ClassVar[str] = ""
     checks: ClassVar[Mapping[str, Check]] = MappingProxyType(
@@ -104,6 +139,11 @@ class SolverOptions:
             "gradient_tolerance": NOT_NEGATIVE,
             "parameter_tolerance": NOT_NEGATIVE,
             "graduation": (Graduation, lambda _: True, "an ag.Graduation, or None"),
+            "augmented_lagrangian": (
+                AugmentedLagrangian,
+                lambda _: True,
+                "an ag.AugmentedLagrangian",
+            ),
         }
     )
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})

@@ -17,6 +17,11 @@ from autograd_gpu.losses import Loss, as_loss
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.solvers.bounds import ArrayBounds, array_bounds
+from autograd_gpu.solvers.constraint_group import (
+    Constraint,
+    constraint_bounds,
+    make_constraint,
+)
 from autograd_gpu.solvers.ragged_arguments import (
     AnyArgument,
     length_of,
@@ -78,6 +83,7 @@ class Problem:
         self._values: dict[str, _Values] = {}
         self._groups: dict[str, ResidualGroup | RaggedGroup] = {}
         self._energies: dict[str, ResidualGroup | RaggedGroup] = {}
+        self._constraints: dict[str, Constraint] = {}
         self._analysis: Analysis | None = None
         self._devices: dict[str, Device] = {}
         self.batch_limits: BatchLimits | None = None
@@ -224,6 +230,42 @@ class Problem:
         self._energies[title] = group
         self._forget()
 
+    def add_constraint(
+        self,
+        fn: Callable[..., Any],
+        *arguments: Any,
+        kind: str | None = None,
+        lower: ArrayLike | None = None,
+        upper: ArrayLike | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Demand lower ≤ c ≤ upper of one function per element of a batch.
+
+        Args:
+            fn: c of one element, in plain Python; traced now, once.
+            arguments: as for ``add_residuals``, without ``Ragged``.
+            kind: ``equality`` (c = 0, the default) or ``inequality`` (c ≥ 0); without bounds.
+            lower: a number, one for each component of c, one an element, or
+                ``(count, components)``; None if there is none.
+            upper: as ``lower``; where both are equal the constraint is an equality.
+            name: key in ``Solution.multipliers``, unique among residuals, energies and
+                constraints; the function's by default.
+
+        Raises:
+            TraceError: the function cannot be traced.
+            ShapeError, IndexRangeError, InputError: an argument or a bound does not fit.
+        """
+        title = self._free_name(name or function_name(fn), named=name is not None)
+        what = f"constraint {title!r}"
+        bounds = constraint_bounds(kind, lower, upper, what)
+        group = self._traced(fn, arguments, None, None, title, what)
+        if isinstance(group, RaggedGroup):
+            raise InputError(
+                f"{what}: an argument is ragged; add one constraint for each length of row"
+            )
+        self._constraints[title] = make_constraint(group, bounds)
+        self._forget()
+
     def _traced(
         self,
         fn: Callable[..., Any],
@@ -266,7 +308,7 @@ class Problem:
         self._forget()
 
     def _free_name(self, wanted: str, *, named: bool) -> str:
-        taken = self._groups.keys() | self._energies.keys()
+        taken = self._groups.keys() | self._energies.keys() | self._constraints.keys()
         if wanted not in taken:
             return wanted
         if named:
@@ -352,26 +394,9 @@ class Problem:
                 f"update, data: got {type(data).__name__}, expected {{residuals: array}} or "
                 "{residuals: {argument: array}}"
             )
-        fresh: dict[str, FloatArray] = {}
-        for name, array in parameters.items():
-            if name not in self._parameters:
-                known = ", ".join(map(repr, self._parameters))
-                raise InputError(f"update: no parameters {name!r}; the problem has {known}")
-            values = finite_array(array, f"update, parameters {name!r}")
-            if values.shape != self._values[name].array.shape:
-                raise ShapeError(
-                    f"update, parameters {name!r}: got shape {values.shape}, expected "
-                    f"{self._values[name].array.shape}; for another size, make another Problem"
-                )
-            chart = self._parameters[name].chart
-            if chart is not None:
-                chart.check(values, f"update, parameters {name!r}")
-            box = self._values[name].bounds
-            if box is not None:
-                box.check(values, f"update, parameters {name!r}")
-            fresh[name] = values
-        groups: dict[str, ResidualGroup | RaggedGroup] = {}
-        before = {**self._groups, **self._energies}
+        fresh = {name: self._new_values(name, array) for name, array in parameters.items()}
+        groups: dict[str, ResidualGroup | RaggedGroup | Constraint] = {}
+        before = {**self._groups, **self._energies, **self._constraints}
         for name, new in (data or {}).items():
             if name not in before:
                 known = ", ".join(map(repr, before))
@@ -380,9 +405,31 @@ class Problem:
         for name, values in fresh.items():
             self._values[name].array = values
         for name, group in groups.items():
-            (self._groups if name in self._groups else self._energies)[name] = group
+            if isinstance(group, Constraint):
+                self._constraints[name] = group
+            else:
+                (self._groups if name in self._groups else self._energies)[name] = group
         if groups:
             self._forget()
+
+    def _new_values(self, name: str, array: ArrayLike) -> FloatArray:
+        """Checked numbers in the place of a parameter array's."""
+        if name not in self._parameters:
+            known = ", ".join(map(repr, self._parameters))
+            raise InputError(f"update: no parameters {name!r}; the problem has {known}")
+        what, old = f"update, parameters {name!r}", self._values[name]
+        values = finite_array(array, what)
+        if values.shape != old.array.shape:
+            raise ShapeError(
+                f"{what}: got shape {values.shape}, expected {old.array.shape}; for another size, "
+                "make another Problem"
+            )
+        chart = self._parameters[name].chart
+        if chart is not None:
+            chart.check(values, what)
+        if old.bounds is not None:
+            old.bounds.check(values, what)
+        return values
 
     # -- what others read ----------------------------------------------------------------------
 
@@ -395,6 +442,11 @@ class Problem:
     def energies(self) -> tuple[ResidualGroup, ...]:
         """Batches of energies, of one output each, in the order added; as ``groups``."""
         return tuple(part for group in self._energies.values() for part in group.parts)
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """Constraints in the order added."""
+        return tuple(self._constraints.values())
 
     @property
     def arrays(self) -> tuple[ParameterArray, ...]:
@@ -442,6 +494,17 @@ class Problem:
         if self._analysis is None:
             self._analysis = Analysis(self)
         return self._analysis
+
+    def augmented_analysis(self) -> Analysis:
+        """Structure of the problem with constraints as residuals at its end; the caller closes it.
+
+        Without constraints it is ``analysis()``, which the problem keeps.
+        """
+        from autograd_gpu.solvers.analysis import Analysis
+
+        if not self._constraints:
+            return self.analysis()
+        return Analysis(self, [c.group for c in self.constraints])
 
     def _forget(self) -> None:
         if self._analysis is not None:
@@ -526,10 +589,6 @@ class Problem:
         """Not available yet."""
         raise NotImplementedError("Problem.explain: why a schedule was chosen")
 
-    def add_constraint(self, *_: Any, **__: Any) -> None:
-        """Not available yet."""
-        raise NotImplementedError("Problem.add_constraint: equality and inequality constraints")
-
     def add_external(self, *_: Any, **__: Any) -> None:
         """Not available yet."""
         raise NotImplementedError("Problem.add_external: residuals computed outside")
@@ -539,6 +598,9 @@ class Problem:
         arrays = ", ".join(f"{a.name} {self._values[a.name].array.shape}" for a in self.arrays)
         energies = ", ".join(f"{g.name} × {g.count}" for g in self._energies.values())
         more = f"; energies: {energies}" if energies else ""
+        if self._constraints:
+            listed = [f"{name} × {c.group.count}" for name, c in self._constraints.items()]
+            more += f"; constraints: {', '.join(listed)}"
         return f"Problem(parameters: {arrays or 'none'}; residuals: {groups or 'none'}{more})"
 
 

@@ -86,6 +86,9 @@ class Solution:
         bound_multipliers: parameter name -> one number for each of its own, ``(blocks, width)``,
             for parameters with bounds: the rate at which the least cost grows with the bound; ≥ 0
             at a lower bound, ≤ 0 at an upper one, 0 where none holds.
+        multipliers: constraint name -> one number for each element and component, with the same
+            meaning; of either sign at an equality.
+        constraint_violation: the largest, in units of the constraint; 0 without constraints.
     """
 
     values: Mapping[str, FloatArray]
@@ -108,6 +111,8 @@ class Solution:
     parameter_count: int
     kernels: tuple[KernelSummary, ...] = field(default=())
     bound_multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+    multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+    constraint_violation: float = 0.0
 
     @property
     def success(self) -> bool:
@@ -154,6 +159,10 @@ class Solution:
             ("", self.linear_solver_reason),
             ("time", f"{total:.3g} s: {phases}"),
         ]
+        if self.multipliers:
+            held = ", ".join(f"{name} ({v.size})" for name, v in self.multipliers.items())
+            off = f"largest violation {self.constraint_violation:.3g}"
+            rows.append(("constraints", f"{held}: {off}"))
         if self.kernels:
             kernels = ", ".join(f"{k.name} ({k.ops} ops)" for k in self.kernels)
             rows.append(("kernels", f"{len(self.kernels)}: {kernels}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from autograd_gpu.solvers.methods import METHODS, GradientMethod, check_method, 
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
-from autograd_gpu.solvers.schedule import Whole, run_schedule
+from autograd_gpu.solvers.schedule import Whole, check_constraints, run_schedule
 from autograd_gpu.solvers.solution import IterationRecord, Solution
 from autograd_gpu.solvers.stages import StageRun, Stages
 
@@ -91,39 +91,55 @@ def solve(
     chosen = check_method(method, options, linear_solver, precision)
     if callback is not None and not callable(callback):
         raise InputError(f"callback: got {type(callback).__name__}, expected a function")
+    if problem.constraints and precision == "auto":
+        precision = "float64"  # their multipliers need it
     began = time.perf_counter()
-    analysis = problem.analysis()
-    check_bounds(analysis, chosen)
-    size = analysis.row_count + sum(g.count for g in analysis.energies)
-    choice = choose_backend(backend, precision, problem.device(device), size)
-    why = _on_device(choice, linear_solver, analysis, chosen)
-    if why is not None and precision == "auto" and choice.precision == "float32":
-        choice = _as_tolerances_ask(choice, chosen)
-    if why is not None and any(a.chart is not None for a in analysis.arrays):
-        why = None
-        reason = f"{choice.reason}; steps on the host, which moves parameters on manifolds"
-        choice = replace(choice, reason=reason)
-    timings: dict[str, float] = {}
+    with _structure(problem) as analysis:
+        check_bounds(analysis, chosen)
+        size = analysis.row_count + sum(g.count for g in analysis.energies)
+        choice = choose_backend(backend, precision, problem.device(device), size)
+        check_constraints(problem.constraints, chosen, choice.precision)
+        why = _on_device(choice, linear_solver, analysis, chosen)
+        if why is not None and precision == "auto" and choice.precision == "float32":
+            choice = _as_tolerances_ask(choice, chosen)
+        if why is not None and any(a.chart is not None for a in analysis.arrays):
+            why = None
+            reason = f"{choice.reason}; steps on the host, which moves parameters on manifolds"
+            choice = replace(choice, reason=reason)
+        timings: dict[str, float] = {}
 
-    def run_stage(
-        analysis: Analysis, start: FloatArray, options: SolverOptions, observer: Observer
-    ) -> StageRun:
-        if why is not None:
-            assert isinstance(options, LevenbergMarquardtOptions)
-            engine = _device_engine(analysis, start, choice, why, linear_solver, options, timings)
-        else:
-            engine = _host_engine(analysis, start, choice, linear_solver, options, timings)
-        try:
-            outcome = iterate(engine, options, observer)
-            return StageRun(outcome, engine.description, engine.linear_solver(), engine.kernels())
-        finally:
-            engine.close()
+        def run_stage(
+            analysis: Analysis, start: FloatArray, options: SolverOptions, observer: Observer
+        ) -> StageRun:
+            if why is not None:
+                assert isinstance(options, LevenbergMarquardtOptions)
+                engine = _device_engine(
+                    analysis, start, choice, why, linear_solver, options, timings
+                )
+            else:
+                engine = _host_engine(analysis, start, choice, linear_solver, options, timings)
+            with closing(engine):
+                outcome = iterate(engine, options, observer)
+                solver, kernels = engine.linear_solver(), engine.kernels()
+                return StageRun(outcome, engine.description, solver, kernels)
 
-    with _observer(analysis, chosen, callback, progress) as observer:
-        stages = Stages(run_stage, chosen, observer)
-        whole = run_schedule(analysis, choice, current_parameters(problem), chosen, stages)
-    timings["total"] = time.perf_counter() - began
-    return _solution(problem, analysis, choice, (method, why_method), whole, timings)
+        with _observer(analysis, chosen, callback, progress) as observer:
+            stages = Stages(run_stage, chosen, observer)
+            start, constraints = current_parameters(problem), problem.constraints
+            whole = run_schedule(analysis, constraints, choice, start, chosen, stages)
+        timings["total"] = time.perf_counter() - began
+        return _solution(problem, analysis, choice, (method, why_method), whole, timings)
+
+
+@contextmanager
+def _structure(problem: Problem) -> Generator[Analysis]:
+    """What is solved: constraints are residuals of it, and then it lives as long as the solve."""
+    analysis = problem.augmented_analysis()
+    try:
+        yield analysis
+    finally:
+        if problem.constraints:
+            analysis.close()
 
 
 def _on_device(
@@ -300,8 +316,10 @@ def _solution(
         linear_solver=solver,
         linear_solver_reason=why,
         timings=timings,
-        residual_count=analysis.row_count,
+        residual_count=sum(g.count * g.residual_size for g in problem.groups),
         parameter_count=analysis.column_count,
         kernels=last.kernels,
         bound_multipliers=whole.bound_multipliers,
+        multipliers=whole.multipliers,
+        constraint_violation=whole.violation,
     )

@@ -119,7 +119,8 @@ def solve_batch(
 
     Raises:
         InputError: nothing differs by copy, unknown names, NaN or infinity, or a template with
-            energies, rows of varying length, too many unknowns, or options that a batch lacks.
+            energies, bounds, constraints, rows of varying length, too many unknowns, or options
+            that a batch lacks.
         ShapeError: an array does not fit, or numbers of copies differ.
     """
     chosen = options or LevenbergMarquardtOptions()
@@ -184,6 +185,9 @@ def _check(problem: Problem, options: LevenbergMarquardtOptions, precision: str)
         raise InputError(
             f"solve_batch: {problem.energies[0].name!r} is an energy; expected residuals alone"
         )
+    if problem.bounds or problem.constraints:
+        names = [*problem.bounds, *(c.group.name for c in problem.constraints)]
+        raise InputError(f"solve_batch: {names[0]!r} has bounds, which a batch does not keep")
     for group in problem.groups:
         if group.given_as is not None:
             raise InputError(

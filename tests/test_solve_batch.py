@@ -221,6 +221,13 @@ def test_templates_that_cannot_be_copied_are_refused() -> None:
     problem.add_residuals(lambda p: p, x)
     with pytest.raises(ag.InputError, match="300 unknowns, expected at most 256"):
         ag.solve_batch(problem, {"x": np.ones((2, 300, 1))})
+    problem.add_constraint(lambda p: p, x[0], lower=0.0, name="side")
+    with pytest.raises(ag.InputError, match="'side' has bounds"):
+        ag.solve_batch(problem, {"x": np.ones((2, 300, 1))})
+    boxed = ag.Problem()
+    boxed.add_residuals(lambda p: p, boxed.parameters("b", [1.0], bounds=(0.0, None)))
+    with pytest.raises(ag.InputError, match="'b' has bounds"):
+        ag.solve_batch(boxed, {"b": np.ones((2, 1))})
     problem.add_energy(lambda p: p * p, x, name="bowl")
     with pytest.raises(ag.InputError, match="'bowl' is an energy"):
         ag.solve_batch(problem, {"x": np.ones((2, 300, 1))})
