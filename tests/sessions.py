@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import LONG
 from numpy.typing import NDArray
 
 from adapters_for_tests import native_adapters, wgsl_adapters
@@ -79,8 +80,9 @@ WGSL_FLOAT64 = [
 ]
 
 
-BACKENDS = [NUMPY, NUMBA, *WGSL]
-"""What random graphs run on: a new backend is one more entry."""
+BACKENDS = [NUMPY, NUMBA, *(JAX if LONG else [JAX64]), *WGSL]
+"""What random graphs run on: a new backend is one more entry. XLA takes five seconds for a kernel
+of 21 graphs, so float32 through it is left to ``make test-long``."""
 
 
 def parameters_of(backends: Sequence[Backend]) -> list[Any]:
