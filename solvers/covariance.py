@@ -136,7 +136,7 @@ def _columns(
             f"covariance, argument {k}: got {type(chosen).__name__}, expected parameter blocks "
             "such as x or x[[0, 1]]"
         )
-    if chosen.array.owner is not problem:
+    if not problem.owns(chosen.array):
         raise InputError(
             f"covariance, argument {k}: parameters {chosen.array.name!r} are another problem's"
         )

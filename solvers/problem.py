@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -88,6 +88,20 @@ class Problem:
         self._devices: dict[str, Device] = {}
         self.batch_limits: BatchLimits | None = None
 
+    def copy(self) -> Problem:
+        """The problem as it stands, from which changes of this one stay away, and the reverse.
+
+        Parameter arrays are the same objects: what selects from them serves both.
+        """
+        made = Problem()
+        made._parameters = dict(self._parameters)
+        made._values = {k: replace(v, frozen=v.frozen.copy()) for k, v in self._values.items()}
+        made._groups = dict(self._groups)
+        made._energies = dict(self._energies)
+        made._devices = dict(self._devices)
+        made.batch_limits = self.batch_limits
+        return made
+
     # -- description ---------------------------------------------------------------------------
 
     def parameters(
@@ -150,7 +164,7 @@ class Problem:
         box = None if bounds is None else array_bounds(bounds, values.shape, what)
         if box is not None:
             box.check(values, what)
-        handle = ParameterArray(self, name, shape, len(values), chart)
+        handle = ParameterArray(name, shape, len(values), chart)
         self._parameters[name] = handle
         self._values[name] = _Values(values, np.zeros(len(values), np.bool_), box)
         self._forget()
@@ -325,7 +339,7 @@ class Problem:
         if isinstance(value, ParameterArray):
             value = Selection(value, 0, 1, value.blocks, None)
         if isinstance(value, Selection | RaggedSelection):
-            if value.array.owner is not self:
+            if not self.owns(value.array):
                 raise InputError(
                     f"{what}: parameters {value.array.name!r} are another problem's; pass what "
                     "this problem's parameters(...) returned"
@@ -366,8 +380,12 @@ class Problem:
         self._values[array.name].frozen[chosen] = value
         self._forget()
 
+    def owns(self, array: ParameterArray) -> bool:
+        """Whether ``array`` is one of this problem's parameter arrays."""
+        return self._parameters.get(array.name) is array
+
     def _own(self, array: ParameterArray) -> None:
-        if not isinstance(array, ParameterArray) or array.owner is not self:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(array, ParameterArray) or not self.owns(array):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
                 f"{array!r} is not a parameter array of this problem; pass what "
                 "problem.parameters(...) returned"

@@ -102,12 +102,9 @@ class ParameterArray:
         chart: of the manifold that blocks live on; None for plain numbers.
     """
 
-    __slots__ = ("blocks", "chart", "name", "owner", "shape")
+    __slots__ = ("blocks", "chart", "name", "shape")
 
-    def __init__(
-        self, owner: object, name: str, shape: Shape, blocks: int, chart: Chart | None = None
-    ) -> None:
-        self.owner = owner
+    def __init__(self, name: str, shape: Shape, blocks: int, chart: Chart | None = None) -> None:
         self.name = name
         self.shape = shape
         self.blocks = blocks
