@@ -16,7 +16,7 @@ from adapters_for_tests import wgsl_adapters
 from autograd_gpu import losses
 from autograd_gpu.errors import InputError, ShapeError
 from autograd_gpu.runtime.device import Device
-from sessions import NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
+from sessions import JAX, NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
 from tolerances import GRAPH, MPMATH_DERIVATIVE, tolerance
 
 Array = NDArray[np.float64]
@@ -110,7 +110,7 @@ def corrected_by_hand(loss: losses.Loss) -> tuple[Array, Array, float]:
     return r.ravel(), j.reshape(-1, 3), cost
 
 
-@pytest.mark.parametrize("backend", parameters_of([NUMPY, NUMBA, *WGSL]))
+@pytest.mark.parametrize("backend", parameters_of([NUMPY, NUMBA, *JAX, *WGSL]))
 @each_loss
 def test_corrected_pair_on_every_backend(name: str, backend: Backend) -> None:
     loss, _ = TRUTH[name]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import autograd_gpu as ag
-from sessions import NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
+from sessions import JAX, NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
 
-BACKENDS = parameters_of([NUMPY, NUMBA, *WGSL])
+BACKENDS = parameters_of([NUMPY, NUMBA, *JAX, *WGSL])
 
 
 def search(problem: ag.Problem, backend: Backend = NUMPY) -> Any:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 import autograd_gpu as ag
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.sequence import TracedSequence, unrolled
-from sessions import NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
+from sessions import JAX, NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
 from tolerances import CENTRAL_DIFFERENCE, GRAPH, tolerance
 
 Array = NDArray[Any]
-BACKENDS = parameters_of([NUMPY, NUMBA, *WGSL])
+BACKENDS = parameters_of([NUMPY, NUMBA, *JAX, *WGSL])
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((9, 3)).astype(np.float32).astype(float)
