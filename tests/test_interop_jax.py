@@ -203,6 +203,15 @@ def test_values_and_data_are_checked(values: Any, data: Any, error: Any, message
         f(values, data)
 
 
+def test_loops_over_long_rows_are_refused() -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", np.ones((50, 3)))
+    rows = ag.Ragged(np.array([0, 40, 80]), np.arange(80) % 50)
+    problem.add_residuals(lambda r: ag.sum([ag.norm(p) for p in r]), x[rows], name="long")
+    with pytest.raises(ag.InputError, match="residuals 'long' loop over long rows"):
+        interop.as_jax(problem)
+
+
 def test_a_copy_of_a_problem_stays_as_it_is() -> None:
     problem, x = rich_problem()
     copy = problem.copy()

@@ -44,6 +44,12 @@ class JaxResiduals:
         load_jax()
         self.problem = problem.copy()
         self._groups, self._energies = self.problem.groups, self.problem.energies
+        for group in (*self._groups, *self._energies):
+            if make_kernel(group.topology, Product.RESIDUAL).is_folded:
+                raise InputError(
+                    f"as_jax: residuals {group.given_as or group.name!r} loop over long rows, "
+                    "which has no form as columns yet; split the rows, or use backend='jax'"
+                )
         self._start = {a.name: self.problem.values_of(a) for a in self.problem.arrays}
         self._order = self.problem.analysis().given_order
         self.shapes = {name: array.shape for name, array in self._start.items()}
@@ -117,6 +123,7 @@ class JaxResiduals:
             if isinstance(argument, Selection):
                 slots.append(_gathered(given.blocks[argument.array.name], argument, group.count))
             else:
+                assert isinstance(argument, DataRows)  # long rows were refused
                 title = group.graph.arguments[a].name
                 rows = given.data.get((group.name, title), argument.values)
                 flat = jnp.asarray(rows, given.dtype).reshape(len(argument.values), -1)
