@@ -129,6 +129,22 @@ def build_app() -> Any:
     for name, line in STORIES.items():
         demos.command(name, help=line)(one_message(_story(name)))
 
+    @demos.command("posegraph")
+    @one_message
+    def posegraph(
+        laps: Annotated[
+            int, typer.Option(min=3, max=200, help="Laps, and poses a lap, around the sphere.")
+        ] = 50,
+        out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+        backend: Annotated[
+            str, typer.Option(help="numpy (compiles nothing), auto, numba (cpu), jax, wgsl (gpu).")
+        ] = "numpy",
+    ) -> None:
+        """Find where a robot was that climbed a sphere, though some of what it saw is wrong."""
+        from autograd_gpu.demos import posegraph as demo
+
+        demo.main(laps=laps, out=out, backend=backend)
+
     @app.command()
     @one_message
     def doctor(

@@ -50,7 +50,7 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"scipy", "trimesh", "meshio", "pyvista", "polyscope"},
     ),
     "demos": (
-        {"language", "face", "meshes", "demos"},
+        {"language", "face", "estimation", "meshes", "demos"},
         {"numpy"},
         {"scipy", "matplotlib", "pygfx", "rendercanvas", "wgpu", "PIL"},
     ),
