@@ -16,13 +16,14 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test test-long check format bench bench-peers adapter typing clean
+.PHONY: help demo test test-long check docs format bench bench-peers adapter typing clean
 
 help:
 	@echo "make demo        run a demo and write its picture (DEMO=$(DEMO))"
 	@echo "make test        run the tests (ARGS='-k name' narrows)"
 	@echo "make test-long   run the tests with the heavy property tests"
 	@echo "make check       ruff, formatting, pyright"
+	@echo "make docs        build the site into site/, warnings as errors"
 	@echo "make format      rewrite the code as ruff wants it"
 	@echo "make bench       measure kernels and solves on the best adapter (benchmarks/)"
 	@echo "make bench-peers Ceres Solver beside us on this CPU (needs g++ and libceres-dev)"
@@ -37,6 +38,11 @@ test: $(VENV)/.stamp-test $(VENV)/.stamp-fast adapter
 # AUTOGRAD_GPU_LONG is for what a marker cannot say, such as Hypothesis' number of examples.
 test-long: $(VENV)/.stamp-test $(VENV)/.stamp-fast adapter
 	@AUTOGRAD_GPU_LONG=1 $(BIN)/python -m pytest $(ARGS)
+
+# The reference is read from source, so this venv needs neither the package nor a GPU.
+docs: $(VENV)/.stamp-docs typing
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --quiet
+	@echo "docs: wrote site/index.html"
 
 check: $(VENV)/.stamp-dev typing
 	@$(BIN)/ruff check .
@@ -81,6 +87,13 @@ $(VENV)/.stamp-demos $(VENV)/.stamp-test $(VENV)/.stamp-dev: pyproject.toml $(VE
 	@$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 
+$(VENV)/.stamp-docs: pyproject.toml $(VENV)/.stamp-venv
+	@echo "setup: installing what the extra [docs] names into $(VENV)/docs"
+	@$(BIN)/python -m venv $(VENV)/docs
+	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" \
+	  | $(VENV)/docs/bin/python -m pip install --quiet -r /dev/stdin
+	@touch $@
+
 # Intel's sparse Cholesky is an option: a machine without its wheel does without.
 $(VENV)/.stamp-fast: pyproject.toml $(VENV)/.stamp-venv
 	@$(BIN)/python -m pip install --quiet --only-binary :all: --editable '.[fast]' \
@@ -89,4 +102,4 @@ $(VENV)/.stamp-fast: pyproject.toml $(VENV)/.stamp-venv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .typing build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .typing build dist out site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -17,8 +17,23 @@ import autograd_gpu as ag
 from autograd_gpu.later import LATER
 
 ROOT = Path(__file__).resolve().parents[1]
-WRITTEN = ("docs/api.md", "docs/jax.md", "docs/meshes.md", "README.md", "tests/public_face.md")
-PAGES = [page for page in WRITTEN if (ROOT / page).exists()]
+PAGES = [
+    page
+    for page in (
+        "docs/api.md",
+        "docs/jax.md",
+        "docs/meshes.md",
+        "docs/quickstart.md",
+        "docs/tutorial-first-residual.md",
+        "docs/tutorial-mesh-energy.md",
+        "docs/from-ceres.md",
+        "docs/from-scipy.md",
+        "docs/from-pytorch.md",
+        "README.md",
+        "tests/public_face.md",
+    )
+    if (ROOT / page).exists()
+]
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"\bag\.([A-Za-z_]\w*)")
