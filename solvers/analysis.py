@@ -23,13 +23,16 @@ from autograd_gpu.runtime.batch import (
     Session,
 )
 from autograd_gpu.runtime.batch_executor import BatchExecutor
+from autograd_gpu.runtime.block_assembly import BlockAssembly, SharedAssembly
 from autograd_gpu.runtime.choice import BackendChoice, open_session
+from autograd_gpu.runtime.host_assembly import HostAssembly
 from autograd_gpu.runtime.numpy_backend import NumpySession
 from autograd_gpu.solvers.bounds import make_box
-from autograd_gpu.solvers.normal_equations import NormalEquations
+from autograd_gpu.solvers.normal_equations import Gram, NormalEquations, RowGram, nearly_full
 from autograd_gpu.solvers.residual_group import ResidualGroup, binding_of
 from autograd_gpu.solvers.retraction import Movable, Retraction
 from autograd_gpu.solvers.selection import ParameterArray
+from autograd_gpu.solvers.unknown_blocks import UnknownBlocks, unknown_blocks
 
 if TYPE_CHECKING:
     from autograd_gpu.solvers.problem import Problem
@@ -234,10 +237,13 @@ class Analysis:
         columns = np.concatenate([p[p >= 0] for p in parts])
         return np.concatenate([[0], np.cumsum(counts)]), columns
 
-    @property
-    def energy_entries(self) -> int:
-        """Entries that energies add to the pattern of the normal equations; their J is zero."""
-        return len(self._energy_pattern[1]) if self.energies else 0
+    @cached_property
+    def unknown_blocks(self) -> UnknownBlocks:
+        """Blocks of unknowns that elements gather as a whole."""
+        if self._origin is not None:
+            return self._origin.unknown_blocks
+        columns = {self.base[a.name]: self._columns[a.name] for a in self.arrays}
+        return unknown_blocks(self.groups, columns, self.column_count)
 
     @cached_property
     def normal_equations(self) -> NormalEquations:
@@ -247,14 +253,46 @@ class Analysis:
         """
         if self._origin is not None:
             return self._origin.normal_equations
-        if not self.energies:
-            return NormalEquations(self.indptr, self.indices, self.column_count)
+        return NormalEquations(self._gram())
+
+    def _gram(self) -> Gram:
+        """What sums JᵀJ: by shared blocks, by blocks, or by entries of J."""
+        if self.energies:
+            return self._gram_with_energies()
+        blocks = self.unknown_blocks
+        full = nearly_full(self.column_count, blocks.fill)
+        if full and blocks.shared:
+            return SharedAssembly(blocks.starts, blocks.groups)
+        if not full and blocks.pays:
+            return BlockAssembly(blocks.starts, blocks.groups)
+        return RowGram(
+            self.indptr, self.indices, self.column_count,
+            select=lambda values, residuals: (self.free_values(values), residuals),
+        )  # fmt: skip
+
+    def _gram_with_energies(self) -> Gram:
         indptr, indices = self._energy_pattern
-        return NormalEquations(
+        rows, entries = np.zeros(len(indptr) - 1), np.zeros(len(indices))
+        return RowGram(
             np.concatenate([self.indptr, self.indptr[-1] + indptr[1:]]),
             np.concatenate([self.indices, indices]),
             self.column_count,
+            select=lambda values, residuals: (
+                np.concatenate([self.free_values(values), entries]),
+                np.concatenate([residuals, rows]),
+            ),
         )
+
+    @cached_property
+    def _products(self) -> HostAssembly:
+        """Products with J."""
+        if self._origin is not None:
+            return self._origin._products
+        return HostAssembly(self.indptr, self.indices, self.column_count)
+
+    def product(self, values: FloatArray, direction: FloatArray) -> FloatArray:
+        """J·direction, one number a residual; `values` of J as a session gives them."""
+        return self._products.product(self.free_values(values), direction)
 
     def session(self, choice: BackendChoice) -> Session:
         """The session for a backend choice; opened at first use."""

@@ -194,7 +194,7 @@ def _gradient(analysis: Analysis, choice: BackendChoice, parameters: FloatArray)
     """Jᵀr at a point, one number an unknown."""
     residuals, values = analysis.session(choice).residual_jacobian(parameters)
     normal = analysis.normal_equations
-    normal.assemble(analysis.free_values(values).astype(np.float64), residuals.astype(np.float64))
+    normal.assemble(values.astype(np.float64), residuals.astype(np.float64))
     return normal.gradient.copy()
 
 

@@ -101,7 +101,7 @@ def covariance(
     session = analysis.session(choose_backend("auto", "float64", None, analysis.row_count))
     residuals, values = session.residual_jacobian(current_parameters(problem))
     normal = analysis.normal_equations
-    normal.assemble(analysis.free_values(values), residuals)
+    normal.assemble(values, residuals)
     if not np.isfinite(normal.upper).all():
         raise SolveError(
             "covariance: the Jacobian is not finite here; problem.check_gradients() shows where"

@@ -49,14 +49,11 @@ class EnergyLinearization(Linearization):
         super().__init__(analysis, session, retraction, start, watch)
         self._model = model
         self._projection, self._floor = projection, floor
-        self._padding = np.zeros(analysis.energy_entries)
         self.energies: FloatArray = np.zeros(0)
         self.projected = 0
 
-    def _assemble(self, free: FloatArray, corrected: FloatArray) -> str:
-        rows = self.normal.assembly.n_rows
-        padded = np.concatenate([corrected, np.zeros(rows - len(corrected))])
-        self.normal.assemble(np.concatenate([free, self._padding]), padded)
+    def _assemble(self, values: FloatArray, corrected: FloatArray) -> str:
+        self.normal.assemble(values, corrected)
         self._watch.lap("assemble")
         model = self._model.quadratic(self.x, self._projection, self._floor)
         self._watch.lap("energies")
@@ -85,11 +82,10 @@ class EnergyLinearization(Linearization):
     def slope(self, trial: Trial, direction: FloatArray) -> float:
         """Derivative of the cost at a trial along ``direction``: (Jᵀr + Σ∂E)ᵀ·direction."""
         residuals, values = self._session.residual_jacobian(trial.parameters)
-        free = np.concatenate([self.analysis.free_values(values), self._padding])
-        image = self.normal.assembly.product(free, direction)
+        image = self.analysis.product(values, direction)
         model = self._model.quadratic(trial.parameters, "none")
         self._watch.lap("evaluate")
-        return float(residuals @ image[: len(residuals)]) + float(model.gradient @ direction)
+        return float(residuals @ image) + float(model.gradient @ direction)
 
     def move(self, trial: Trial) -> str:
         """Make a trial the point; if its derivatives are unusable, say why and stay."""

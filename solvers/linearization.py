@@ -132,10 +132,9 @@ class Linearization:
             value = float(self.residuals[row])
             overflow = ", and the cost is not finite" if math.isfinite(value) else ""
             return f"{analysis.locate_row(row)} is {value}{overflow}"
-        free = analysis.free_values(values)
-        self._system = (free, corrected)
+        self._system = (values, corrected)
         self._jacobian = None
-        trouble = self._assemble(free, corrected)
+        trouble = self._assemble(values, corrected)
         if trouble:
             return trouble
         gradient = self.normal.gradient
@@ -144,6 +143,7 @@ class Linearization:
         self.gradient_norm = float(np.max(np.abs(gradient), initial=0.0))
         self._watch.lap("assemble")
         if not math.isfinite(self.gradient_norm) or not np.isfinite(self.normal.diagonal).all():
+            free = analysis.free_values(values)
             entry = _worst(free)
             row = int(np.searchsorted(analysis.indptr, entry, side="right")) - 1
             where = f"the Jacobian of {analysis.locate_row(row)}"
@@ -152,9 +152,9 @@ class Linearization:
             return f"{where} is {free[entry]:.3g}, and its square is not finite"
         return ""
 
-    def _assemble(self, free: FloatArray, corrected: FloatArray) -> str:
+    def _assemble(self, values: FloatArray, corrected: FloatArray) -> str:
         """Normal equations from the values of J and r; what is not finite, if it is not them."""
-        self.normal.assemble(free, corrected)
+        self.normal.assemble(values, corrected)
         return ""
 
     def least_squares(self) -> tuple[Any, FloatArray]:
@@ -167,7 +167,7 @@ class Linearization:
             sparse: Any = importlib.import_module("scipy.sparse")
             analysis = self.analysis
             shape = (analysis.row_count, analysis.column_count)
-            pattern = (values, analysis.indices, analysis.indptr)
+            pattern = (analysis.free_values(values), analysis.indices, analysis.indptr)
             self._jacobian = sparse.csr_matrix(pattern, shape=shape)
         return self._jacobian, residuals
 
@@ -196,8 +196,7 @@ class Linearization:
         """Derivative of the cost at a trial along ``direction``: rᵀJ·direction."""
         residuals, values = self._session.residual_jacobian(trial.parameters)
         self._watch.lap("evaluate")
-        image = self.normal.assembly.product(self.analysis.free_values(values), direction)
-        return float(residuals @ image)
+        return float(residuals @ self.analysis.product(values, direction))
 
     def curvature(self, direction: FloatArray) -> float:
         """Squared length of J·direction at the point, from the assembled JᵀJ."""

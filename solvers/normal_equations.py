@@ -7,7 +7,8 @@ allocated once.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,34 @@ _DENSE_FILL = 0.25
 _DENSE_COLUMNS = 4096
 
 
-class NormalEquations:
-    """Upper triangle of JᵀJ, gradient Jᵀr and diagonal, for Jacobians of one sparsity pattern.
+Pair = tuple[FloatArray, FloatArray]
+
+
+class Gram(Protocol):
+    """Sums JᵀJ and Jᵀr over a pattern that it finds once."""
+
+    @property
+    def n_columns(self) -> int:
+        """Number of unknowns."""
+        ...
+
+    def pattern(self) -> tuple[IndexArray, IndexArray]:
+        """Row starts and columns of the upper triangle of JᵀJ, sorted, the diagonal first."""
+        ...
+
+    def sum(
+        self, values: FloatArray, residuals: FloatArray, upper: FloatArray, gradient: FloatArray
+    ) -> None:
+        """Set the upper triangle, in the order of the pattern, and the gradient."""
+        ...
+
+    def close(self) -> None:
+        """Stop its threads."""
+        ...
+
+
+class RowGram:
+    """Sums over the entries of J, row by row; through BLAS where J is nearly full.
 
     Args:
         indptr: row starts of J, shape (rows + 1,).
@@ -36,14 +63,7 @@ class NormalEquations:
         n_columns: number of columns of J.
         threads: threads for the assembly; all available cores if None. Does not change a bit of
             the sparse path's results.
-
-    Attributes:
-        indptr: row starts of the upper triangle of JᵀJ, shape (columns + 1,).
-        indices: its columns, sorted in each row, the diagonal first; shape (upper entries,).
-        upper: its values after `assemble`, in the same order; a buffer that the next call reuses.
-        gradient: Jᵀr after `assemble`, shape (columns,); also reused.
-        diagonal: diagonal of JᵀJ after `assemble`, shape (columns,); also reused.
-        assembly: the sparse products over J's pattern (Jv, Jᵀv, column norms).
+        select: entries of the pattern and residuals from what `sum` gets; the same if None.
 
     Raises:
         ShapeError: the pattern is not one of a matrix with `n_columns` columns.
@@ -55,52 +75,96 @@ class NormalEquations:
         indices: IndexArray,
         n_columns: int,
         threads: int | None = None,
+        select: Callable[[FloatArray, FloatArray], Pair] | None = None,
     ) -> None:
         self.assembly = HostAssembly(indptr, indices, n_columns, threads)
-        n_rows = self.assembly.n_rows
+        self.n_columns = n_columns
+        self._select = select
+        fill = indices.size / max(1, self.assembly.n_rows * n_columns)
         self._square: FloatArray | None = None
-        if 0 < n_columns <= _DENSE_COLUMNS and indices.size >= _DENSE_FILL * n_rows * n_columns:
+        if nearly_full(n_columns, fill):
             self._square = np.zeros((n_columns, n_columns), order="F")
-            self._upper_rows, columns = np.triu_indices(n_columns)
-            dtype = index_dtype(columns.size)
-            self.indices: IndexArray = columns.astype(dtype)
-            lengths = np.arange(n_columns, 0, -1)
-            self.indptr: IndexArray = np.concatenate(([0], np.cumsum(lengths))).astype(dtype)
-        else:
-            self.indptr, self.indices = self.assembly.upper_gram_pattern()
-        self._diagonal_positions = self.indptr[:-1]
-        self.upper: FloatArray = np.zeros(self.indices.size)
-        self.gradient: FloatArray = np.zeros(n_columns)
-        self.diagonal: FloatArray = np.zeros(n_columns)
-        self._damped: FloatArray = np.zeros(self.indices.size)
-
-    @property
-    def n(self) -> int:
-        """Number of unknowns."""
-        return self.assembly.n_columns
 
     @property
     def is_dense(self) -> bool:
         """Whether J is full enough to be multiplied through BLAS."""
         return self._square is not None
 
+    def pattern(self) -> tuple[IndexArray, IndexArray]:
+        """Row starts and columns of the upper triangle of JᵀJ, sorted, the diagonal first."""
+        if self._square is None:
+            self._pattern = self.assembly.upper_gram_pattern()
+        else:
+            self._upper_rows, columns = np.triu_indices(self.n_columns)
+            dtype = index_dtype(columns.size)
+            starts = np.concatenate(([0], np.cumsum(np.arange(self.n_columns, 0, -1))))
+            self._pattern = (starts.astype(dtype), columns.astype(dtype))
+        return self._pattern
+
+    def sum(
+        self, values: FloatArray, residuals: FloatArray, upper: FloatArray, gradient: FloatArray
+    ) -> None:
+        """Set the upper triangle, in the order of the pattern, and the gradient."""
+        if self._select is not None:
+            values, residuals = self._select(values, residuals)
+        indptr, indices = self._pattern
+        if self._square is not None:
+            self.assembly.dense_gram(values, residuals, self._square, gradient)
+            upper[:] = self._square[self._upper_rows, indices]
+        else:
+            self.assembly.upper_gram(values, indptr, indices, upper)
+            self.assembly.transposed_product(values, residuals, gradient)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self.assembly.close()
+
+
+def nearly_full(n_columns: int, fill: float) -> bool:
+    """Whether a J with that share of entries had better be taken for full, and JᵀJ too."""
+    return 0 < n_columns <= _DENSE_COLUMNS and fill >= _DENSE_FILL
+
+
+class NormalEquations:
+    """Upper triangle of JᵀJ, gradient Jᵀr and diagonal, for Jacobians of one sparsity pattern.
+
+    Args:
+        gram: sums them; owned.
+
+    Attributes:
+        indptr: row starts of the upper triangle of JᵀJ, shape (columns + 1,).
+        indices: its columns, sorted in each row, the diagonal first; shape (upper entries,).
+        upper: its values after `assemble`, in the same order; a buffer that the next call reuses.
+        gradient: Jᵀr after `assemble`, shape (columns,); also reused.
+        diagonal: diagonal of JᵀJ after `assemble`, shape (columns,); also reused.
+    """
+
+    def __init__(self, gram: Gram) -> None:
+        self._gram = gram
+        self.indptr, self.indices = gram.pattern()
+        self._diagonal_positions = self.indptr[:-1]
+        self.upper: FloatArray = np.zeros(self.indices.size)
+        self.gradient: FloatArray = np.zeros(gram.n_columns)
+        self.diagonal: FloatArray = np.zeros(gram.n_columns)
+        self._damped: FloatArray = np.zeros(self.indices.size)
+
+    @property
+    def n(self) -> int:
+        """Number of unknowns."""
+        return self._gram.n_columns
+
     def assemble(self, jacobian_values: FloatArray, residuals: FloatArray) -> None:
         """Set `upper`, `gradient` and `diagonal` from the values of J and r.
 
         Args:
-            jacobian_values: entries of J in the order of the pattern, shape (entries,).
+            jacobian_values: entries of J, as the `Gram` takes them.
             residuals: r, shape (rows,).
 
         Raises:
             ShapeError: an array does not fit the pattern, or is not float64.
         """
         values, r = np.ascontiguousarray(jacobian_values), np.ascontiguousarray(residuals)
-        if self._square is not None:
-            self.assembly.dense_gram(values, r, self._square, self.gradient)
-            self.upper[:] = self._square[self._upper_rows, self.indices]
-        else:
-            self.assembly.upper_gram(values, self.indptr, self.indices, self.upper)
-            self.assembly.transposed_product(values, r, self.gradient)
+        self._gram.sum(values, r, self.upper, self.gradient)
         np.take(self.upper, self._diagonal_positions, out=self.diagonal)
 
     def add(self, upper: FloatArray, gradient: FloatArray) -> None:
@@ -152,4 +216,4 @@ class NormalEquations:
 
     def close(self) -> None:
         """Stop the assembly threads."""
-        self.assembly.close()
+        self._gram.close()

@@ -45,7 +45,7 @@ class System:
         session = analysis.session(choose_backend("numba", "float64", None, analysis.row_count))
         residuals, values = session.residual_jacobian(x)
         normal = analysis.normal_equations
-        normal.assemble(analysis.free_values(values), residuals)
+        normal.assemble(values, residuals)
         self.rhs = -normal.gradient.copy()
         self.indptr, self.indices, self.n = normal.indptr, normal.indices, normal.n
         self.values = normal.damped(damping * (1.0 + np.sqrt(normal.diagonal)) ** 2).copy()

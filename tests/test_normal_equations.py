@@ -10,7 +10,7 @@ from scipy import sparse
 
 from autograd_gpu.errors import ShapeError
 from autograd_gpu.runtime.host_assembly import HostAssembly, upper_gram_pattern
-from autograd_gpu.solvers.normal_equations import NormalEquations
+from autograd_gpu.solvers.normal_equations import NormalEquations, RowGram
 
 
 @st.composite
@@ -45,7 +45,7 @@ def test_agrees_with_scipy(jacobian):
     indptr, indices, values, n = jacobian
     J, upper = expected(*jacobian)
     r = np.linspace(-1.0, 1.0, J.shape[0])
-    equations = NormalEquations(indptr, indices, n)
+    equations = NormalEquations(RowGram(indptr, indices, n))
     equations.assemble(values, r)
     np.testing.assert_allclose(equations.matrix().toarray(), upper, atol=1e-13)
     np.testing.assert_allclose(equations.gradient, J.T @ r, atol=1e-13)
@@ -86,11 +86,12 @@ def test_results_do_not_depend_on_the_number_of_threads():
     r = np.random.default_rng(1).standard_normal(indptr.size - 1)
     results = []
     for threads in (1, 2, 5):
-        equations = NormalEquations(indptr, indices, n, threads)
+        gram = RowGram(indptr, indices, n, threads)
+        equations = NormalEquations(gram)
         equations.assemble(values, r)
-        assert not equations.is_dense
-        products = equations.assembly.product(values, r[:n])
-        norms = equations.assembly.column_squared_norms(values)
+        assert not gram.is_dense
+        products = gram.assembly.product(values, r[:n])
+        norms = gram.assembly.column_squared_norms(values)
         pattern = (equations.indptr, equations.indices)
         results.append((*pattern, equations.upper, equations.gradient, products, norms))
         equations.close()
@@ -108,7 +109,7 @@ def test_large_sorted_and_unsorted_rows_agree():
     assert not HostAssembly(indptr, indices, n)._rows_are_sorted
     r = np.ones(indptr.size - 1)
     for starts, columns, entries in ((indptr, indices, values), (J.indptr, J.indices, J.data)):
-        equations = NormalEquations(starts, columns, n)
+        equations = NormalEquations(RowGram(starts, columns, n))
         equations.assemble(entries, r)
         difference = abs(equations.matrix() - sparse.triu(J.T @ J)).max()
         assert difference < 1e-12
@@ -116,7 +117,7 @@ def test_large_sorted_and_unsorted_rows_agree():
 
 
 def test_duplicates_add_up_before_they_are_squared():
-    equations = NormalEquations(np.array([0, 3]), np.array([20, 4, 20]), 40)
+    equations = NormalEquations(RowGram(np.array([0, 3]), np.array([20, 4, 20]), 40))
     equations.assemble(np.array([1.0, 10.0, 2.0]), np.array([5.0]))
     assert equations.diagonal[20] == 9.0
     assert equations.matrix()[4, 20] == 30.0
@@ -128,8 +129,9 @@ def test_full_jacobian_goes_through_blas(rows):
     n = 150
     rng = np.random.default_rng(rows)
     J, r = rng.standard_normal((rows, n)), rng.standard_normal(rows)
-    equations = NormalEquations(np.arange(rows + 1) * n, np.tile(np.arange(n), rows), n)
-    assert equations.is_dense
+    gram = RowGram(np.arange(rows + 1) * n, np.tile(np.arange(n), rows), n)
+    equations = NormalEquations(gram)
+    assert gram.is_dense
     for scale in (1.0, 3.0):  # the second assembly starts from used buffers
         equations.assemble(scale * J.ravel(), r)
         tolerance = 1e-12 * rows * scale**2
@@ -140,7 +142,7 @@ def test_full_jacobian_goes_through_blas(rows):
 
 def test_damping_is_added_to_the_diagonal_only_and_not_kept():
     indptr, indices, values, n = large_jacobian(rows=300, n=200)
-    equations = NormalEquations(indptr, indices, n)
+    equations = NormalEquations(RowGram(indptr, indices, n))
     equations.assemble(values, np.zeros(300))
     before = equations.upper.copy()
     damping = np.linspace(1.0, 2.0, n)
@@ -155,7 +157,7 @@ def test_damping_is_added_to_the_diagonal_only_and_not_kept():
 
 def test_buffers_are_reused():
     indptr, indices, values, n = large_jacobian(rows=300, n=200)
-    equations = NormalEquations(indptr, indices, n)
+    equations = NormalEquations(RowGram(indptr, indices, n))
     buffers = (equations.upper, equations.gradient, equations.diagonal, equations.damped(1.0))
     equations.assemble(values, np.ones(300))
     after = (equations.upper, equations.gradient, equations.diagonal, equations.damped(1.0))
@@ -168,7 +170,7 @@ def test_read_only_input_is_accepted_and_left_alone():
     r = np.ones(300)
     for array in (indptr, indices, values, r):
         array.flags.writeable = False
-    equations = NormalEquations(indptr, indices, n)
+    equations = NormalEquations(RowGram(indptr, indices, n))
     equations.assemble(values, r)
     assert equations.diagonal.sum() > 0
 
@@ -176,12 +178,12 @@ def test_read_only_input_is_accepted_and_left_alone():
 def test_bad_arrays_are_named():
     indptr, indices, n = np.array([0, 2]), np.array([0, 1]), 30
     with pytest.raises(ShapeError, match="columns must lie in"):
-        NormalEquations(indptr, np.array([0, 30]), n)
+        NormalEquations(RowGram(indptr, np.array([0, 30]), n))
     with pytest.raises(ShapeError, match="row starts"):
-        NormalEquations(np.array([0, 3]), indices, n)
+        NormalEquations(RowGram(np.array([0, 3]), indices, n))
     with pytest.raises(ShapeError, match="must not decrease"):
-        NormalEquations(np.array([0, 2, 1, 2]), indices, n)
-    equations = NormalEquations(indptr, indices, n)
+        NormalEquations(RowGram(np.array([0, 2, 1, 2]), indices, n))
+    equations = NormalEquations(RowGram(indptr, indices, n))
     with pytest.raises(ShapeError, match="values of J"):
         equations.assemble(np.ones(3), np.ones(1))
     with pytest.raises(ShapeError, match="float32"):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autograd_gpu.runtime.block_kernels import BLOCK_KERNELS
 from autograd_gpu.runtime.iterative_kernels import ITERATIVE_KERNELS
 from autograd_gpu.runtime.small_matrix_kernels import SMALL_MATRIX_KERNELS
 
@@ -286,6 +287,7 @@ _KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "block_gram": (_block_gram, "n n I I I F F+ M+"),
     "forward_blocks": (_forward_blocks, "n n I I F F+"),
     "backward_blocks": (_backward_blocks, "n n I I F F+"),
+    **BLOCK_KERNELS,
     **ITERATIVE_KERNELS,
     **SMALL_MATRIX_KERNELS,
 }

@@ -141,7 +141,7 @@ class HostAssembly:
     @functools.cached_property
     def _transposed(self) -> tuple[IndexArray, IndexArray, IndexArray]:
         """Column starts, and the row and the position in CSR order of each entry by columns."""
-        return _transposed_pattern(self.indptr, self.indices, self.n_columns)
+        return transposed_pattern(self.indptr, self.indices, self.n_columns)
 
     @functools.cached_property
     def _rows_are_sorted(self) -> bool:
@@ -190,10 +190,8 @@ class HostAssembly:
         )
 
         # Transposing twice sorts the columns of every row in linear time.
-        lower_indptr, lower_indices, _ = _transposed_pattern(
-            out_indptr, out_indices, self.n_columns
-        )
-        return _transposed_pattern(lower_indptr, lower_indices, self.n_columns)[:2]
+        lower_indptr, lower_indices, _ = transposed_pattern(out_indptr, out_indices, self.n_columns)
+        return transposed_pattern(lower_indptr, lower_indices, self.n_columns)[:2]
 
     def upper_gram(
         self,
@@ -327,7 +325,7 @@ class SymmetricMatrix:
         dtype = index_dtype(2 * indices.size + 1)
         self.index_type = f"u{np.dtype(dtype).name}"
         upper = (np.ascontiguousarray(indptr, dtype), np.ascontiguousarray(indices, dtype))
-        lower = _transposed_pattern(*upper, n)
+        lower = transposed_pattern(*upper, n)
         entries = 2 * indices.size - n
         self.indptr: IndexArray = np.zeros(n + 1, dtype)
         self.indices: IndexArray = np.empty(entries, dtype)
@@ -374,9 +372,10 @@ def upper_gram_pattern(
         assembly.close()
 
 
-def _transposed_pattern(
+def transposed_pattern(
     indptr: IndexArray, indices: IndexArray, n_columns: int
 ) -> tuple[IndexArray, IndexArray, IndexArray]:
+    """Column starts, and row and position in CSR order of each entry by columns."""
     dtype = indptr.dtype
     column_start = np.zeros(n_columns + 1, dtype)
     rows, positions = np.empty(indices.size, dtype), np.empty(indices.size, dtype)

@@ -1,0 +1,151 @@
+"""Kernels that assemble JᵀJ by blocks of unknowns; `assembly_kernels.kernel` compiles them.
+
+Block b is the unknowns ``starts[b]`` … ``starts[b + 1] - 1``; an element gathers blocks through its
+*places*, and gathers block -1 where that is frozen. Like the kernels of `assembly_kernels`: a range
+of owned block rows each, trusted indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Index = NDArray[np.integer[Any]]
+
+
+def _expand_blocks(
+    first: int, last: int, starts: Index, block_indptr: Index, block_indices: Index, indptr: Index,
+    indices: Index,
+) -> None:  # fmt: skip
+    """Columns of an upper triangle from those of its blocks, the diagonal block first in a row."""
+    for a in range(first, last):
+        stop = starts[a + 1]
+        for row in range(starts[a], stop):
+            end = indptr[row]
+            for column in range(row, stop):
+                indices[end] = column
+                end += 1
+            for t in range(block_indptr[a] + 1, block_indptr[a + 1]):
+                b = block_indices[t]
+                for column in range(starts[b], starts[b + 1]):
+                    indices[end] = column
+                    end += 1
+
+
+def _block_work(
+    places: int, blocks: Index, products: Index, incident: Index, work: Index
+) -> None:  # fmt: skip
+    """Add the products that each block row of the upper triangle takes to ``work``."""
+    for k in range(incident.size):
+        owner = incident[k]
+        element, p = owner // places, owner % places
+        a = blocks[owner]
+        for q in range(places):
+            b = blocks[element * places + q]
+            if b >= a:
+                work[a] += products[p * places + q]
+
+
+def _block_gram_rows(
+    first: int, last: int, starts: Index, block_indptr: Index, block_indices: Index,
+    indptr: Index, incident_starts: Index, incident: Index, blocks: Index, columns: Index,
+    widths: Index, order: Index, meets: Index, row_first: Index, row_last: Index, rows: int,
+    local: int, stored: int, stored_at: Index, is_stored: Float, values: Float, residuals: Float,
+    offset: Index, column: Index, target: Index, work: Float, out: Float, gradient: Float,
+) -> None:  # fmt: skip
+    """Add JᵀJ (upper triangle) and Jᵀr of one group of elements, block rows first … last - 1.
+
+    The Jacobian of an element has ``rows`` rows and ``local`` columns; entry (r, c) of it is number
+    ``stored_at[r, c]`` of ``stored`` values, times ``is_stored[r, c]``. Place p has columns
+    ``columns[p]`` … and ``widths[p]`` of them, and entries in rows ``row_first[p]`` …
+    ``row_last[p]`` - 1. Where ``meets[p, q]`` is 0, places p and q share no row; ``order[p]`` lists
+    the places, p itself first. No element gathers a block twice. Work arrays: ``offset`` has a
+    number per block, ``column`` and ``target`` one per local column, ``work`` one per entry.
+    """
+    places = columns.size
+    for a in range(first, last):
+        top = starts[a]
+        width = starts[a + 1] - top
+        # Where the columns of a block begin in a row, counted from the end of the diagonal block.
+        end = -width
+        for t in range(block_indptr[a], block_indptr[a + 1]):
+            offset[block_indices[t]] = end
+            end += starts[block_indices[t] + 1] - starts[block_indices[t]]
+        for t in range(incident_starts[a], incident_starts[a + 1]):
+            element = incident[t] // places
+            p = incident[t] - element * places
+            length = 0
+            for s in range(p * places, (p + 1) * places):
+                q = order[s]
+                b = blocks[element * places + q]
+                if meets[p * places + q] * (b - a + 1) <= 0:
+                    continue
+                for j in range(widths[q]):
+                    column[length] = columns[q] + j
+                    target[length] = offset[b] + j
+                    length += 1
+            for r in range(row_first[p], row_last[p]):
+                for k in range(length):
+                    at = r * local + column[k]
+                    value = values[element * stored + stored_at[at]]
+                    work[r * local + k] = value * is_stored[at]
+            for i in range(width):
+                base = indptr[top + i] + width - i
+                for r in range(row_first[p], row_last[p]):
+                    own = work[r * local + i]
+                    gradient[top + i] += own * residuals[element * rows + r]
+                    for k in range(i, length):
+                        out[base + target[k]] += own * work[r * local + k]
+
+
+def _shared_gram(
+    first: int, last: int, chunk: int, entry_starts: Index, entry_columns: Index, values: Float,
+    residuals: Float, panel: Float, grams: Float,
+) -> None:  # fmt: skip
+    """JᵀJ and Jᵀr over chunks first … last - 1 of elements that all gather the same blocks.
+
+    Row r of an element's Jacobian has entries ``entry_starts[r]`` … with these local columns, the
+    last of which stands for the residual. The sums of chunk c are ``grams[c]``, of which the upper
+    triangle is set. ``panel`` holds these columns for some elements, a multiple of 4.
+    """
+    rows = entry_starts.size - 1
+    stored = entry_columns.size
+    count = residuals.size // rows
+    height = panel.shape[1]
+    for begin in range(first * chunk, min(last * chunk, count), height):
+        filled = min(height, count - begin)
+        gram = grams[begin // chunk]
+        for r in range(rows):
+            entries = entry_columns[entry_starts[r] : entry_starts[r + 1]]
+            panel[:, filled:] = 0.0
+            for e in range(filled):
+                own = (begin + e) * (stored - rows) + entry_starts[r] - r
+                for k in range(entries.size - 1):
+                    panel[k, e] = values[own + k]
+                panel[entries.size - 1, e] = residuals[(begin + e) * rows + r]
+            for i in range(entries.size):
+                left = panel[i]
+                for k in range(i, entries.size):
+                    right = panel[k]
+                    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+                    for e in range(0, height, 4):
+                        a += left[e] * right[e]
+                        b += left[e + 1] * right[e + 1]
+                        c += left[e + 2] * right[e + 2]
+                        d += left[e + 3] * right[e + 3]
+                    gram[entries[i], entries[k]] += (a + b) + (c + d)
+
+
+# Argument types as in `assembly_kernels`.
+BLOCK_KERNELS: dict[str, tuple[Callable[..., None], str]] = {
+    "expand_blocks": (_expand_blocks, "n n I I I K K+"),
+    "block_work": (_block_work, "n I I I L+"),
+    "block_gram_rows": (
+        _block_gram_rows, "n n I I I K I I I I I I I I I n n n I F F F I+ I+ I+ F+ F+ F+",
+    ),
+    "shared_gram": (_shared_gram, "n n n I I F F M+ T+"),
+}  # fmt: skip
