@@ -259,12 +259,13 @@ class Analysis:
         """What sums JᵀJ: by shared blocks, by blocks, or by entries of J."""
         if self.energies:
             return self._gram_with_energies()
-        blocks = self.unknown_blocks
-        full = nearly_full(self.column_count, blocks.fill)
-        if full and blocks.shared:
-            return SharedAssembly(blocks.starts, blocks.groups)
-        if not full and blocks.pays:
-            return BlockAssembly(blocks.starts, blocks.groups)
+        if not self.has_long_rows:  # whose elements have as many columns as they have items
+            blocks = self.unknown_blocks
+            full = nearly_full(self.column_count, blocks.fill)
+            if full and blocks.shared:
+                return SharedAssembly(blocks.starts, blocks.groups)
+            if not full and blocks.pays:
+                return BlockAssembly(blocks.starts, blocks.groups)
         return RowGram(
             self.indptr, self.indices, self.column_count,
             select=lambda values, residuals: (self.free_values(values), residuals),

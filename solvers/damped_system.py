@@ -15,6 +15,7 @@ from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
 from autograd_gpu.solvers.dense_qr import DenseQR
 from autograd_gpu.solvers.linear_solvers import LinearSolver
 from autograd_gpu.solvers.linearization import Linearization, Stopwatch
+from autograd_gpu.solvers.schur import ImplicitSchurComplement, SchurComplement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,8 @@ class DampedSystem:
         if isinstance(solver, ConjugateGradients):
             columns = [point.analysis.columns_of(a) for a in point.analysis.arrays]
             solver.describe_unknowns(block_structure(columns, point.by_array))
+        if isinstance(solver, SchurComplement | ImplicitSchurComplement):
+            solver.describe_blocks(self._normal.blocks)
         solver.analyze(self._normal.indptr, self._normal.indices, self._normal.n)
         watch.lap("symbolic")
 

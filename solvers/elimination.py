@@ -116,11 +116,22 @@ def _independent(full: Any, block_of: IndexArray) -> BoolArray:
     pattern = sparse.csr_matrix((np.ones(full.nnz), full.indices, full.indptr), shape=(n, n))
     quotient = sparse.coo_matrix(members @ pattern @ members.T)
     links = quotient.row != quotient.col
-    a, b = quotient.row[links], quotient.col[links]
+    width = np.bincount(block_of, minlength=blocks)
+    return independent_set(quotient.row[links], quotient.col[links], width)
+
+
+def independent_set(a: IndexArray, b: IndexArray, width: IndexArray) -> BoolArray:
+    """Vertices of a graph, no two of them neighbours; lowest degrees first, wide ones never.
+
+    Args:
+        a: one end of each link, both directions listed.
+        b: the other end.
+        width: unknowns of each vertex, shape (vertices,).
+    """
+    blocks = len(width)
     degree = np.bincount(a, minlength=blocks)
     rank = np.empty(blocks, np.int64)
     rank[np.lexsort((np.arange(blocks), degree))] = np.arange(blocks)
-    width = np.bincount(block_of, minlength=blocks)
     chosen = np.zeros(blocks, np.bool_)
     candidate = width <= _WIDEST_ELIMINATED
     for _ in range(_ROUNDS):
@@ -162,11 +173,11 @@ def _split(full: Any, block_of: IndexArray, chosen: BoolArray) -> Elimination:
         kept_starts=np.concatenate([[0], np.cumsum(np.bincount(row[upper], minlength=len(kept)))]),
         kept_columns=below.indices[upper],
         kept_source=below.data[upper] - 1,
-        kept_blocks=_pieces(block_of[kept], widths[~chosen]),
+        kept_blocks=pieces(block_of[kept], widths[~chosen]),
     )
 
 
-def _pieces(block: IndexArray, widths: IndexArray) -> IndexArray:
+def pieces(block: IndexArray, widths: IndexArray) -> IndexArray:
     """Number the blocks from 0, wide ones cut into pieces; ``block`` does not decrease."""
     first = np.concatenate([[0], np.cumsum(widths)])[:-1]
     inside = np.arange(len(block)) - np.repeat(first, widths)

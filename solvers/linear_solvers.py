@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd_gpu.errors import InputError
+from autograd_gpu.runtime.block_assembly import BlockPattern
+from autograd_gpu.solvers.block_elimination import chosen_blocks, has_hubs
 from autograd_gpu.solvers.conjugate_gradients import ConjugateGradients
 from autograd_gpu.solvers.dense_cholesky import DenseCholesky
 from autograd_gpu.solvers.dense_qr import DenseQR
@@ -109,6 +111,7 @@ def choose_linear_solver(
     n: int,
     nnz: int,
     pattern: tuple[IndexArray, IndexArray] | None = None,
+    blocks: BlockPattern | None = None,
 ) -> tuple[LinearSolver | DenseQR, str]:
     """Make the solver for a system of n unknowns.
 
@@ -118,6 +121,7 @@ def choose_linear_solver(
         nnz: entries in the upper triangle of JᵀJ, the diagonal included.
         pattern: row starts and columns of that triangle; without it, ``auto`` never chooses an
             iterative solver, because it cannot tell a chain from a mesh.
+        blocks: the same pattern by blocks of unknowns, where they are known.
 
     Returns:
         the solver, and a sentence for the report: why this one, and what would be faster.
@@ -137,18 +141,24 @@ def choose_linear_solver(
             return DenseCholesky(), f"Dense Cholesky (LAPACK): JᵀJ is {fill:.0%} full."
     solver = fastest_sparse_cholesky()
     if requested == "auto" and pattern is not None and n >= _ITERATIVE_UNKNOWNS:
-        if _has_hubs(*pattern):
-            why = _why_schur(solver, *pattern)
-            if why is not None:
-                solver.close()
-                return SchurComplement(), why
-        else:
-            why = _why_iterative(solver, *pattern)
-            if why is not None:
-                solver.close()
-                return ConjugateGradients(), why
+        better = _better(solver, pattern, blocks)
+        if better is not None:
+            solver.close()
+            return better
     why = "as requested" if requested == "sparse-cholesky" else f"JᵀJ is {fill:.2g} full"
     return solver, f"{_describe(solver)}, {why}.{_faster(solver)}"
+
+
+def _better(
+    solver: DirectSolver, pattern: tuple[IndexArray, IndexArray], blocks: BlockPattern | None
+) -> tuple[LinearSolver, str] | None:
+    """What beats a factorisation of the whole matrix, and why; None if nothing is sure to."""
+    hubs = _has_hubs(*pattern) if blocks is None else has_hubs(blocks, _HUB)
+    if not hubs:
+        why = _why_iterative(solver, *pattern)
+        return None if why is None else (ConjugateGradients(), why)
+    why = _why_schur(solver, pattern, blocks)
+    return None if why is None else (SchurComplement(), why)
 
 
 def choose_direct_solver(n: int, nnz: int) -> DirectSolver:
@@ -164,12 +174,17 @@ def _has_hubs(indptr: IndexArray, indices: IndexArray) -> bool:
     return bool(degrees.max() > _HUB * degrees.mean())
 
 
-def _why_schur(solver: DirectSolver, indptr: IndexArray, indices: IndexArray) -> str | None:
+def _why_schur(
+    solver: DirectSolver, pattern: tuple[IndexArray, IndexArray], blocks: BlockPattern | None
+) -> str | None:
     """Why a Schur complement beats this factorisation; None if it is not sure to."""
     if isinstance(solver, PardisoCholesky):
         return None
-    n = len(indptr) - 1
-    kept = len(eliminate(indptr, indices).kept)
+    n = len(pattern[0]) - 1
+    if blocks is None:
+        kept = len(eliminate(*pattern).kept)
+    else:
+        kept = int(np.diff(blocks.starts)[~chosen_blocks(blocks)].sum())
     if kept > min(DENSE_KEPT, _KEPT_SHARE * n):
         return None
     return f"Schur complement: {n - kept} of {n} unknowns can be eliminated block by block."

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd_gpu.errors import ShapeError
+from autograd_gpu.runtime.block_assembly import BlockAssembly
 from autograd_gpu.runtime.host_assembly import HostAssembly, index_dtype
 
 if TYPE_CHECKING:
@@ -137,10 +138,12 @@ class NormalEquations:
         upper: its values after `assemble`, in the same order; a buffer that the next call reuses.
         gradient: Jᵀr after `assemble`, shape (columns,); also reused.
         diagonal: diagonal of JᵀJ after `assemble`, shape (columns,); also reused.
+        blocks: the pattern by blocks of unknowns, if it was found by them.
     """
 
     def __init__(self, gram: Gram) -> None:
         self._gram = gram
+        self.blocks = gram.blocks if isinstance(gram, BlockAssembly) else None
         self.indptr, self.indices = gram.pattern()
         self._diagonal_positions = self.indptr[:-1]
         self.upper: FloatArray = np.zeros(self.indices.size)

@@ -21,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd_gpu.runtime.assembly_kernels import kernel
+from autograd_gpu.runtime.block_assembly import BlockPattern
 from autograd_gpu.runtime.host_assembly import (
     HostAssembly,
     RangePool,
     SymmetricMatrix,
     index_dtype,
 )
+from autograd_gpu.solvers.block_elimination import eliminate_blocks
 from autograd_gpu.solvers.dense_cholesky import DenseCholesky
 from autograd_gpu.solvers.direct_solver import DirectSolver
 from autograd_gpu.solvers.elimination import Elimination, eliminate
@@ -39,6 +41,29 @@ IndexArray = NDArray[np.integer[Any]]
 # Up to so many kept unknowns S is assembled and factorised as a dense square.
 DENSE_KEPT = 3000
 _GRAM_PARTS = 4
+
+
+def _parts_of(count: int) -> list[tuple[int, int]]:
+    """A fixed number of ranges of 0 … count - 1."""
+    cuts = np.linspace(0, count, _GRAM_PARTS + 1).astype(np.int64)
+    return [(int(a), int(b)) for a, b in itertools.pairwise(cuts) if b > a]
+
+
+class _BlockElimination(DirectSolver):
+    """A solver that eliminates blocks, which it may be told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._described: BlockPattern | None = None
+
+    def describe_blocks(self, blocks: BlockPattern | None) -> None:
+        """Say which unknowns belong together, before `analyze`; else that is found out."""
+        self._described = blocks
+
+    def _split(self) -> Elimination:
+        if self._described is None or int(self._described.starts[-1]) != self.n:
+            return eliminate(self.indptr, self.indices)
+        return eliminate_blocks(self._described, self.indptr, self.indices)
 
 
 class _Eliminated:
@@ -58,18 +83,20 @@ class _Eliminated:
     def __init__(self, split: Elimination) -> None:
         self.split = split
         self.assembly = HostAssembly(split.row_starts, split.columns, len(split.kept))
+        dtype = self.assembly.indices.dtype
+        self.index_type = dtype.name
         blocks, factors, rows, columns = (
-            np.ascontiguousarray(a, np.int64)
+            np.ascontiguousarray(a, dtype)
             for a in (split.block_starts, split.factor_starts, split.row_starts, split.columns)
         )
         self.layout = (blocks, rows, columns)
         self._index = (blocks, factors, rows)
-        self._failed: IndexArray = np.zeros(len(blocks) - 1, np.int64)
+        self._failed: IndexArray = np.zeros(len(blocks) - 1, dtype)
         self._factors: FloatArray = np.zeros(len(split.factor_source))
         self.rows: FloatArray = np.zeros(len(split.coupling_source))
         self.pool = RangePool()
-        widths = np.diff(blocks)
-        lengths = np.diff(rows)[blocks[:-1]]
+        widths = np.diff(split.block_starts)
+        lengths = np.diff(split.row_starts)[split.block_starts[:-1]]
         work = np.cumsum(widths**2 * (lengths + widths))
         self._ranges = self.pool.ranges(np.concatenate([[0], work]))
 
@@ -77,7 +104,7 @@ class _Eliminated:
         """Set L and Y; False if a block is not positive definite."""
         np.take(values, self.split.factor_source, out=self._factors)
         np.take(values, self.split.coupling_source, out=self.rows)
-        run = kernel("eliminate", "int64")
+        run = kernel("eliminate", self.index_type)
         fixed = (*self._index, self._factors, self.rows, self._failed)
         self.pool.run(self._ranges, lambda _, a, b: run(a, b, *fixed))
         return not self._failed.any()
@@ -86,7 +113,7 @@ class _Eliminated:
         """Solution for ``rhs``, shape (n,), with `reduced` solving for the kept unknowns."""
         split = self.split
         below = self._substitute("forward_blocks", rhs[split.eliminated])
-        left = rhs[split.kept] - self.assembly.transposed_product(self.rows, below)
+        left = rhs[split.kept] - self._gathered(below)
         solved = reduced(left)
         below -= self.assembly.product(self.rows, solved)
         result = np.empty(len(rhs))
@@ -94,8 +121,20 @@ class _Eliminated:
         result[split.eliminated] = self._substitute("backward_blocks", below)
         return result
 
+    def _gathered(self, below: FloatArray) -> FloatArray:
+        """Yᵀ·below; for few columns in a fixed number of parts, which needs no transpose of Y."""
+        kept = len(self.split.kept)
+        if kept > DENSE_KEPT:
+            return self.assembly.transposed_product(self.rows, below)
+        _, rows, columns = self.layout
+        run = kernel("scatter_rows", self.index_type)
+        cuts = _parts_of(len(below))
+        sums = np.zeros((len(cuts), kept))
+        self.pool.run(cuts, lambda k, a, b: run(a, b, rows, columns, self.rows, below, sums[k]))
+        return sums.sum(axis=0)
+
     def _substitute(self, name: str, x: FloatArray) -> FloatArray:
-        run = kernel(name, "int64")
+        run = kernel(name, self.index_type)
         fixed = (*self._index[:2], self._factors, x)
         self.pool.run(self._ranges, lambda _, a, b: run(a, b, *fixed))
         return x
@@ -128,16 +167,14 @@ class _DenseGram:
         self._rows, self.indices = np.triu_indices(n)
         self.indptr = np.concatenate([[0], np.cumsum(np.arange(n, 0, -1))])
         # Blocks are summed in a fixed number of parts, so threads do not change a bit.
-        blocks = len(parts.split.block_starts) - 1
-        cuts = np.linspace(0, blocks, _GRAM_PARTS + 1).astype(np.int64)
-        self._cuts = [(int(a), int(b)) for a, b in itertools.pairwise(cuts) if b > a]
+        self._cuts = _parts_of(len(parts.split.block_starts) - 1)
         self._squares = np.zeros((len(self._cuts), n, n))
         self._works = np.zeros((len(self._cuts), n))
 
     def upper(self) -> FloatArray:
         """Upper triangle of YᵀY, in the order of the pattern."""
-        run = kernel("block_gram", "int64")
         parts = self._parts
+        run = kernel("block_gram", parts.index_type)
         fixed = (*parts.layout, parts.rows)
         self._squares.fill(0.0)
         parts.pool.run(
@@ -146,7 +183,7 @@ class _DenseGram:
         return self._squares.sum(axis=0)[self._rows, self.indices]
 
 
-class SchurComplement(DirectSolver):
+class SchurComplement(_BlockElimination):
     """Explicit Schur complement: S is assembled, dense or sparse, and factorised."""
 
     name = "schur"
@@ -158,7 +195,7 @@ class SchurComplement(DirectSolver):
 
     def _analyze(self) -> None:
         self._free()
-        self._parts = parts = _Eliminated(eliminate(self.indptr, self.indices))
+        self._parts = parts = _Eliminated(self._split())
         split = parts.split
         kept = len(split.kept)
         self.name = f"schur ({self.n - kept} of {self.n} unknowns eliminated)"
@@ -216,7 +253,7 @@ class SchurComplement(DirectSolver):
         self._free()
 
 
-class ImplicitSchurComplement(DirectSolver):
+class ImplicitSchurComplement(_BlockElimination):
     """Implicit Schur complement: conjugate gradients on products with S, block-Jacobi on S.
 
     Each kept block's part of S is exact in the preconditioner (Ceres calls it SCHUR_JACOBI).
@@ -239,7 +276,7 @@ class ImplicitSchurComplement(DirectSolver):
 
     def _analyze(self) -> None:
         self._free()
-        self._parts = parts = _Eliminated(eliminate(self.indptr, self.indices))
+        self._parts = parts = _Eliminated(self._split())
         split = parts.split
         kept = len(split.kept)
         self.name = f"schur-implicit ({self.n - kept} of {self.n} unknowns eliminated)"

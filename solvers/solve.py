@@ -216,7 +216,9 @@ def _host_engine(
         return method.engine(gradient_run, options)
     normal = analysis.normal_equations
     pattern = (normal.indptr, normal.indices)
-    solver, why = choose_linear_solver(linear_solver, normal.n, len(normal.indices), pattern)
+    solver, why = choose_linear_solver(
+        linear_solver, normal.n, len(normal.indices), pattern, normal.blocks
+    )
     watch.lap("analyze")
     session = analysis.session(choice)
     session.prepare()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import sparse
 
 import autograd_gpu as ag
+from autograd_gpu.runtime import host_assembly
+from autograd_gpu.runtime.block_assembly import BlockAssembly
 from autograd_gpu.solvers import linear_solvers, schur
+from autograd_gpu.solvers.block_elimination import eliminate_blocks
 from autograd_gpu.solvers.elimination import eliminate
 from autograd_gpu.solvers.linear_solvers import choose_linear_solver
+from autograd_gpu.solvers.normal_equations import NormalEquations
 from autograd_gpu.solvers.schur import ImplicitSchurComplement, SchurComplement
 from autograd_gpu.solvers.sparse_cholesky import SuperLUCholesky
-from workloads import MINIMA, bundle_problem
+from workloads import MINIMA, bundle_problem, reprojection_error, w3
 
 
 def random_system(
@@ -70,6 +76,35 @@ def test_eliminated_blocks_are_never_neighbours():
         block = np.repeat(np.arange(len(split.block_starts) - 1), np.diff(split.block_starts))
         C = A[split.eliminated][:, split.eliminated]
         assert not C[block[:, None] != block[None, :]].any()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("points_first", [False, True])
+def test_known_blocks_give_the_split_that_is_found_without_them(points_first, frozen):
+    arrays = w3(4, 60)
+    problem = ag.Problem()
+    starts = {"cameras": arrays["cam0"], "points": arrays["X0"]}
+    names = sorted(starts, reverse=points_first)
+    made = {name: problem.parameters(name, starts[name]) for name in names}
+    camera, point = made["cameras"], made["points"]
+    problem.add_residuals(
+        reprojection_error, camera[arrays["ci"]], point[arrays["pi"]], arrays["obs"]
+    )
+    # Neighbours among cameras and among points.
+    problem.add_residuals(lambda a, b: a * ag.dot(a, b), camera[[0, 1]], camera[[1, 2]])
+    problem.add_residuals(lambda a, b: a * ag.dot(a, b), point[[0, 1, 5]], point[[1, 2, 9]])
+    if frozen:
+        problem.freeze(camera, [2])
+        problem.freeze(point, [0, 7])
+    blocks = problem.analysis().unknown_blocks
+    normal = NormalEquations(BlockAssembly(blocks.starts, blocks.groups))
+    assert normal.blocks is not None
+    ours = eliminate_blocks(normal.blocks, normal.indptr, normal.indices)
+    found = eliminate(normal.indptr, normal.indices)
+    for field in dataclasses.fields(found):
+        np.testing.assert_array_equal(
+            getattr(ours, field.name), getattr(found, field.name), err_msg=field.name
+        )
 
 
 @pytest.fixture(params=["explicit", "explicit, sparse", "implicit"])
@@ -142,3 +177,37 @@ def test_automatic_choice_takes_it_where_no_fast_library_is(monkeypatch):
     chosen, why = choose_linear_solver("auto", normal.n, len(normal.indices), pattern)
     assert isinstance(chosen, SchurComplement)
     assert "3000 of 3072" in why
+
+
+def test_automatic_choice_counts_kept_unknowns_by_blocks(monkeypatch):
+    monkeypatch.setattr(linear_solvers, "fastest_sparse_cholesky", SuperLUCholesky)
+    monkeypatch.delattr(linear_solvers, "eliminate")
+    normal = bundle_problem(cameras=8, points=1000).analysis().normal_equations
+    pattern = (normal.indptr, normal.indices)
+    nnz = len(normal.indices)
+    chosen, why = choose_linear_solver("auto", normal.n, nnz, pattern, normal.blocks)
+    assert isinstance(chosen, SchurComplement)
+    assert "3000 of 3072" in why
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_bit_depends_on_the_number_of_threads(threads, monkeypatch):
+    monkeypatch.setattr(host_assembly, "available_threads", lambda: threads)
+    monkeypatch.setattr(host_assembly, "_SERIAL_WORK", 1)
+    A, upper = bundle_like(np.random.default_rng(4))
+    solver = SchurComplement()
+    solver.analyze(upper.indptr, upper.indices, len(A))
+    assert solver.factorize(upper.data)
+    found = solver.solve(np.arange(len(A), dtype=float))
+    solver.close()
+    np.testing.assert_array_equal(found, _solved_by_three_threads(A, upper, monkeypatch))
+
+
+def _solved_by_three_threads(A, upper, monkeypatch):
+    monkeypatch.setattr(host_assembly, "available_threads", lambda: 3)
+    solver = SchurComplement()
+    solver.analyze(upper.indptr, upper.indices, len(A))
+    solver.factorize(upper.data)
+    found = solver.solve(np.arange(len(A), dtype=float))
+    solver.close()
+    return found

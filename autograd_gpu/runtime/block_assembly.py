@@ -99,6 +99,26 @@ class GroupPlaces:
         return (last - first)[:, None] * np.outer(self.widths, self.widths) * self.meets
 
 
+@dataclass(frozen=True, slots=True)
+class BlockPattern:
+    """Upper triangle of a matrix by blocks of unknowns, each full or empty.
+
+    Attributes:
+        starts: first unknown of each block, rising, and the number of unknowns; (blocks + 1,).
+        indptr: row starts, shape (blocks + 1,).
+        indices: columns, sorted in each row, the diagonal first.
+    """
+
+    starts: IndexArray
+    indptr: IndexArray
+    indices: IndexArray
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return len(self.starts) - 1
+
+
 class _Incidence:
     """The elements of one group by the blocks that they gather, as the kernels take them."""
 
@@ -139,7 +159,7 @@ class BlockAssembly:
         threads: threads to use; all cores that the process may use if None.
 
     Attributes:
-        block_indptr, block_indices: upper triangle of JᵀJ by blocks, sorted, the diagonal first.
+        blocks: upper triangle of JᵀJ by blocks.
     """
 
     def __init__(
@@ -151,8 +171,8 @@ class BlockAssembly:
         dtype = index_dtype(largest + 1)
         self._type = np.dtype(dtype).name
         self._pool = RangePool(threads)
-        self.starts: IndexArray = np.ascontiguousarray(starts, dtype)
-        self.block_indptr, self.block_indices = _block_pattern(groups, blocks, dtype, threads)
+        pattern = _block_pattern(groups, blocks, dtype, threads)
+        self.blocks = BlockPattern(np.ascontiguousarray(starts, dtype), *pattern)
         self._groups = [_Incidence(g, blocks, dtype) for g in groups if len(g.entries)]
         self._sizes = [(g.count * g.rows, g.count * len(g.entries)) for g in groups]
         self._stored = [k for k, g in enumerate(groups) if len(g.entries)]
@@ -160,10 +180,11 @@ class BlockAssembly:
 
     def pattern(self) -> tuple[IndexArray, IndexArray]:
         """Row starts and columns of the upper triangle of JᵀJ, sorted, the diagonal first."""
-        starts = self.starts.astype(np.int64)
+        blocks = (self.blocks.starts, self.blocks.indptr, self.blocks.indices)
+        starts = self.blocks.starts.astype(np.int64)
         width = np.diff(starts)
-        ends = np.cumsum(width[self.block_indices])
-        beyond = ends[self.block_indptr[1:] - 1] - ends[self.block_indptr[:-1]]
+        ends = np.cumsum(width[self.blocks.indices])
+        beyond = ends[self.blocks.indptr[1:] - 1] - ends[self.blocks.indptr[:-1]]
         inside = np.arange(self.n_columns) - np.repeat(starts[:-1], width)
         lengths = np.repeat(width + beyond, width) - inside
         indptr = np.concatenate([[0], np.cumsum(lengths)])
@@ -171,14 +192,13 @@ class BlockAssembly:
         self._indptr = indptr.astype(dtype)
         indices: IndexArray = np.empty(int(indptr[-1]), dtype)
         expand = kernel("expand_blocks", self._type, np.dtype(dtype).name)
-        blocks = (self.starts, self.block_indptr, self.block_indices)
         ranges = self._pool.ranges(indptr[starts])
         self._pool.run(ranges, lambda _, a, b: expand(a, b, *blocks, self._indptr, indices))
         return self._indptr, indices
 
     @cached_property
     def _ranges(self) -> list[tuple[int, int]]:
-        work = np.zeros(len(self.starts) - 1, np.int64)
+        work = np.zeros(self.blocks.count, np.int64)
         for group in self._groups:
             group.add_work(work, self._type)
         return self._pool.ranges(np.concatenate([[0], np.cumsum(work)]))
@@ -212,14 +232,14 @@ class BlockAssembly:
         gradient: FloatArray,
     ) -> None:
         run = kernel("block_gram_rows", self._type, self._indptr.dtype.name)
-        rows, local = group.places.rows, group.places.local_columns
+        blocks, rows, local = self.blocks, group.places.rows, group.places.local_columns
         fixed = (
-            self.starts, self.block_indptr, self.block_indices, self._indptr, group.starts,
+            blocks.starts, blocks.indptr, blocks.indices, self._indptr, group.starts,
             group.incident, group.blocks, *group.fixed, rows, local, len(group.places.entries),
             group.stored_at, group.is_stored, values, residuals,
         )  # fmt: skip
-        dtype = self.starts.dtype
-        sizes = (len(self.starts), local, local)
+        dtype = blocks.starts.dtype
+        sizes = (blocks.count, local, local)
         works = [
             (*(np.zeros(s, dtype) for s in sizes), np.zeros(rows * local)) for _ in self._ranges
         ]

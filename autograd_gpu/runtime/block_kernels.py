@@ -140,6 +140,43 @@ def _shared_gram(
                     gram[entries[i], entries[k]] += (a + b) + (c + d)
 
 
+def _coupling(
+    first: int, last: int, starts: Index, indptr: Index, eliminated: Index, first_row: Index,
+    link_starts: Index, link_block: Index, link_offset: Index, kept_first: Index,
+    row_starts: Index, columns: Index, source: Index,
+) -> None:  # fmt: skip
+    """Columns, and entries of an upper triangle, of the rows of eliminated blocks.
+
+    Links of block ``eliminated[k]`` are the kept blocks ``link_block[link_starts[k]]`` …, whose
+    columns begin ``link_offset`` after the diagonal block in rows of the first block of the two.
+    """
+    for k in range(first, last):
+        top = starts[eliminated[k]]
+        width = starts[eliminated[k] + 1] - top
+        for i in range(width):
+            end = row_starts[first_row[k] + i]
+            for t in range(link_starts[k], link_starts[k + 1]):
+                b = link_block[t]
+                other = starts[b]
+                length = starts[b + 1] - other
+                for j in range(length):
+                    columns[end] = kept_first[b] + j
+                    if other > top:
+                        source[end] = indptr[top + i] + width - i + link_offset[t] + j
+                    else:
+                        source[end] = indptr[other + j] + length - j + link_offset[t] + i
+                    end += 1
+
+
+def _scatter_rows(
+    first: int, last: int, indptr: Index, indices: Index, values: Float, vector: Float, out: Float
+) -> None:  # fmt: skip
+    """Add what rows first … last - 1 give to Yᵀ·vector."""
+    for i in range(first, last):
+        for p in range(indptr[i], indptr[i + 1]):
+            out[indices[p]] += values[p] * vector[i]
+
+
 # Argument types as in `assembly_kernels`.
 BLOCK_KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "expand_blocks": (_expand_blocks, "n n I I I K K+"),
@@ -147,5 +184,7 @@ BLOCK_KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "block_gram_rows": (
         _block_gram_rows, "n n I I I K I I I I I I I I I n n n I F F F I+ I+ I+ F+ F+ F+",
     ),
+    "coupling": (_coupling, "n n I I I I I I I I I I+ I+"),
+    "scatter_rows": (_scatter_rows, "n n I I F F F+"),
     "shared_gram": (_shared_gram, "n n n I I F F M+ T+"),
 }  # fmt: skip

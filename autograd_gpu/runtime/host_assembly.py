@@ -87,6 +87,10 @@ class RangePool:
     def run(self, ranges: list[tuple[int, int]], task: Callable[[int, int, int], None]) -> None:
         """Call ``task(part, first, last)`` for every range; the last one in this thread."""
         jobs: list[Future[None]] = []
+        if self.threads == 1:
+            for k, bounds in enumerate(ranges):
+                task(k, *bounds)
+            return
         if len(ranges) > 1:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="assembly")
