@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -315,11 +316,61 @@ class Problem:
         plain = cast("list[GroupArgument]", gathered)
         return trace_group(fn, names, plain, count, weight, checked, title)
 
-    def add_group(self, group: ResidualGroup) -> None:
-        """Add residuals that are traced and bound to this problem's arrays already."""
+    def add_group(self, group: ResidualGroup | RaggedGroup, *, energy: bool = False) -> None:
+        """Add residuals, or energies, traced and bound to this problem's arrays already."""
         name = self._free_name(group.name, named=True)
-        self._groups[name] = group
+        (self._energies if energy else self._groups)[name] = group
         self._forget()
+
+    def add_made_constraint(self, constraint: Constraint) -> None:
+        """Add a constraint that is traced and bound to this problem's arrays already."""
+        name = self._free_name(constraint.group.name, named=True)
+        self._constraints[name] = constraint
+        self._forget()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the problem to a file: a zip of JSON and NumPy arrays, without pickle.
+
+        Args:
+            path: of the file, which is written whole or not at all.
+
+        Raises:
+            InputError: something that a file cannot hold, such as a manifold of your own.
+            OSError: the folder cannot be written to.
+        """
+        from autograd_gpu.solvers.problem_archive import write_problem
+
+        arrays = {
+            name: (handle, v.array, v.frozen, v.bounds)
+            for name, handle in self._parameters.items()
+            for v in (self._values[name],)
+        }
+        groups = {"residuals": self._groups, "energies": self._energies}
+        write_problem(path, arrays, groups, self._constraints)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """The problem that ``save`` wrote; runs none of the code that described it.
+
+        Raises:
+            InputError: no such file, another format or version, or a damaged one.
+        """
+        from autograd_gpu.solvers.problem_archive import read_problem
+
+        problem = cls()
+        read_problem(path, problem)
+        return problem
+
+    def array(self, name: str) -> ParameterArray:
+        """The parameter array of a name, as ``parameters`` returned it.
+
+        Raises:
+            InputError: there is none.
+        """
+        if name not in self._parameters:
+            known = ", ".join(map(repr, self._parameters))
+            raise InputError(f"no parameters {name!r}; the problem has {known}")
+        return self._parameters[name]
 
     def _free_name(self, wanted: str, *, named: bool) -> str:
         taken = self._groups.keys() | self._energies.keys() | self._constraints.keys()

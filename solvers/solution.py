@@ -6,8 +6,11 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from os import PathLike
+from typing import Any
 
 from autograd_gpu.runtime.batch import FloatArray
+from autograd_gpu.solvers.group_costs import GroupCost, GroupCosts
 
 
 class Status(StrEnum):
@@ -89,6 +92,7 @@ class Solution:
         multipliers: constraint name -> one number for each element and component, with the same
             meaning; of either sign at an equality.
         constraint_violation: the largest, in units of the constraint; 0 without constraints.
+        costs_of_groups: gives ``groups`` when it is first asked for.
     """
 
     values: Mapping[str, FloatArray]
@@ -113,6 +117,14 @@ class Solution:
     bound_multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
     multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
     constraint_violation: float = 0.0
+    costs_of_groups: GroupCosts = field(
+        default_factory=lambda: GroupCosts(tuple), repr=False, compare=False
+    )
+
+    @property
+    def groups(self) -> tuple[GroupCost, ...]:
+        """Cost and worst element of each group; computed when first asked for, in float64."""
+        return self.costs_of_groups.get()
 
     @property
     def success(self) -> bool:
@@ -135,8 +147,70 @@ class Solution:
         for name, text in self._rows():
             table.add_row(name, text)
         out = io.StringIO()
-        Console(file=out, width=100, highlight=False).print(table)
+        console = Console(file=out, width=100, highlight=False)
+        console.print(table)
+        if self.groups:
+            costs = Table("group", title="cost by group", title_justify="left")
+            for heading in ("elements", "cost", "share", "worst element", "its norm"):
+                costs.add_column(heading, justify="right")
+            for row in self._group_rows():
+                costs.add_row(*row)
+            console.print(costs)
         return out.getvalue()
+
+    def _group_rows(self) -> list[tuple[str, ...]]:
+        total = sum(abs(g.cost) for g in self.groups)
+        return [
+            (
+                g.name,
+                str(g.count),
+                f"{g.cost:.6g}",
+                f"{100.0 * abs(g.cost) / total:.1f} %" if total > 0.0 else "",
+                str(g.worst_element),
+                f"{g.worst_norm:.4g}",
+            )
+            for g in self.groups
+        ]
+
+    def plot(self, path: str | PathLike[str] | None = None) -> Any:
+        """Cost, gradient and damping over the iterations, and the cost by group.
+
+        Args:
+            path: where to write the picture, if anywhere; the suffix says which format.
+
+        Returns:
+            a ``matplotlib.figure.Figure``, which notebooks show.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        from autograd_gpu.solvers.convergence_plot import convergence_figure
+
+        figure = convergence_figure(self)
+        if path is not None:
+            figure.savefig(path, dpi=120)
+        return figure
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write everything to a file: a zip of JSON and NumPy arrays, without pickle.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        from autograd_gpu.solvers.solution_archive import write_solution
+
+        write_solution(path, self)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Solution:
+        """The solution that ``save`` wrote.
+
+        Raises:
+            InputError: no such file, another format or version, or a damaged one.
+        """
+        from autograd_gpu.solvers.solution_archive import read_solution
+
+        return read_solution(path)
 
     def _rows(self) -> list[tuple[str, str]]:
         last = self.history[-1]

@@ -18,6 +18,7 @@ from autograd_gpu.solvers.cost_gradient import open_cost_gradient
 from autograd_gpu.solvers.driver import Engine, Observer, iterate
 from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.gradient_engine import GradientRun
+from autograd_gpu.solvers.group_costs import GroupCosts, group_costs
 from autograd_gpu.solvers.host_engine import HostRun
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.linear_solvers import (
@@ -301,6 +302,17 @@ def _solution(
         base = analysis.base[array.name]
         flat = outcome.parameters[base : base + start.size]
         values[array.name] = np.array(flat).reshape(start.shape)
+    # Names and bound data as they are now: a later update of the problem changes nothing here.
+    # Constraints stand behind the groups of the problem, and cost nothing.
+    residuals = [
+        (g.given_as or g.name, bound)
+        for g, bound in zip(problem.groups, analysis.groups, strict=False)
+    ]
+    energies = [
+        (g.given_as or g.name, bound)
+        for g, bound in zip(problem.energies, analysis.energies, strict=True)
+    ]
+    final = np.array(outcome.parameters)
     return Solution(
         values=values,
         cost=whole.cost,
@@ -324,4 +336,5 @@ def _solution(
         bound_multipliers=whole.bound_multipliers,
         multipliers=whole.multipliers,
         constraint_violation=whole.violation,
+        costs_of_groups=GroupCosts(lambda: group_costs(residuals, energies, final)),
     )
