@@ -25,9 +25,11 @@ from autograd_gpu.runtime.batch import (
 from autograd_gpu.runtime.batch_executor import BatchExecutor
 from autograd_gpu.runtime.block_assembly import BlockAssembly, SharedAssembly
 from autograd_gpu.runtime.choice import BackendChoice, open_session
+from autograd_gpu.runtime.external_session import ExternalSession
 from autograd_gpu.runtime.host_assembly import HostAssembly
 from autograd_gpu.runtime.numpy_backend import NumpySession
 from autograd_gpu.solvers.bounds import make_box
+from autograd_gpu.solvers.external import BoundExternal, ExternalGroup
 from autograd_gpu.solvers.normal_equations import Gram, NormalEquations, RowGram, nearly_full
 from autograd_gpu.solvers.residual_group import ResidualGroup, binding_of
 from autograd_gpu.solvers.retraction import Movable, Retraction
@@ -91,8 +93,12 @@ class Analysis:
 
     def _bind(self, group: ResidualGroup) -> BoundGroup:
         ordered = [group.arguments[a] for a in group.topology.arguments]
+        external = None
+        if isinstance(group, ExternalGroup):
+            external = BoundExternal(group.external, self.base)
         return BoundGroup(
             name=group.name,
+            external=external,
             topology=group.topology,
             count=group.count,
             elements=group.elements,
@@ -106,20 +112,34 @@ class Analysis:
             capacity=group.capacity,
         )
 
-    def rebound(self, groups: Sequence[BoundGroup]) -> Analysis:
+    @property
+    def external_names(self) -> list[str]:
+        """Groups that a user's function on the host gives."""
+        return [g.name for g in self.groups if g.external is not None]
+
+    def rebound(
+        self, groups: Sequence[BoundGroup], energies: Sequence[BoundGroup] | None = None
+    ) -> Analysis:
         """The same problem with other numbers in its data; symbolic phases are shared.
 
         Args:
             groups: of the same topologies and parameters, in the same order.
+            energies: the same of energies; as they are if None.
 
         Returns:
             an analysis whose sessions are its own; the caller closes it.
         """
         other = copy(self)
-        other._origin = self
+        other._origin = self._origin or self
         other.groups = tuple(groups)
+        other.energies = self.energies if energies is None else tuple(energies)
         other._sessions, other._retractions = {}, {}
         return other
+
+    def updated(self, problem: Problem) -> Analysis:
+        """``rebound`` to the data that the problem has now."""
+        groups = [self._bind(g) for g in problem.groups]
+        return self.rebound(groups, [self._bind(g) for g in problem.energies])
 
     def columns_of(self, array: ParameterArray) -> IndexArray:
         """Columns of each block of ``array``, ``(blocks, tangent)``, -1 where frozen; a copy."""
@@ -299,12 +319,10 @@ class Analysis:
         """The session for a backend choice; opened at first use."""
         key = choice.session_key
         if key not in self._sessions:
-            if not self.groups:  # energies have sessions of their own
-                session = NumpySession((), self.parameter_count, "float64")
-            elif self._limits is None:
-                session = open_session(choice, self.groups, self.parameter_count)
-            else:
-                session = BatchExecutor(self.groups, self.parameter_count, choice, self._limits)
+            traced = [g for g in self.groups if g.external is None]
+            session = self._opened(choice, traced)
+            if len(traced) < len(self.groups):
+                session = ExternalSession(self.groups, session if traced else None)
             self._sessions[key] = session
         return self._sessions[key]
 
@@ -316,6 +334,13 @@ class Analysis:
         if key not in self._retractions:
             self._retractions[key] = Retraction(self.movable, choice)
         return self._retractions[key]
+
+    def _opened(self, choice: BackendChoice, groups: Sequence[BoundGroup]) -> Session:
+        if not groups:  # energies have sessions of their own
+            return NumpySession((), self.parameter_count, "float64")
+        if self._limits is None:
+            return open_session(choice, groups, self.parameter_count)
+        return BatchExecutor(groups, self.parameter_count, choice, self._limits)
 
     @cached_property
     def given_order(self) -> IndexArray | None:

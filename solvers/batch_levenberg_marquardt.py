@@ -22,6 +22,7 @@ from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.copies import Copies, DataOfCopies, group_columns
 from autograd_gpu.solvers.damped_system import DAMPING_FORMS
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
+from autograd_gpu.solvers.retraction import Retraction
 from autograd_gpu.solvers.solution import Status
 from autograd_gpu.solvers.step_control import LARGEST_DAMPING, nielsen_factors
 from autograd_gpu.solvers.termination import ROUNDING
@@ -145,8 +146,12 @@ class _Stage:
         self._options = run.options
         self.copies = Copies(run.analysis, run.choice, run.data, which)
         self._x = self.copies.flat([v[which] for v in run.values])
-        self._positions = self.copies.unknown_positions()
-        n = self._positions.shape[1]
+        movable = self.copies.movable()
+        self._retraction = Retraction(movable, run.choice)
+        self._positions = np.concatenate(
+            [m.positions.reshape(len(which), -1) for m in movable], axis=1
+        )
+        n = run.analysis.column_count
         self._matrices = np.zeros((len(which), n, n))
         self._factors = np.zeros((len(which), n, n))
         self._definite = np.zeros(len(which), np.bool_)
@@ -213,8 +218,7 @@ class _Stage:
         norms = np.linalg.norm(self._steps, axis=1)
         usable = going & np.isfinite(norms) & (self._predicted > 0.0)
         self._steps[~usable] = 0.0
-        trial = x.copy()
-        trial[self._positions] += self._steps
+        trial = self._retraction(x, self._steps.ravel())
         residuals = self.copies.session.residuals(trial)
         reduction = self._reductions(residuals)
         gain = reduction / self._predicted
@@ -334,8 +338,9 @@ class _Stage:
         return np.sqrt(sum(squares, np.zeros(self.copies.count)))
 
     def close(self) -> None:
-        """Free the session."""
+        """Free the sessions."""
         self.copies.close()
+        self._retraction.close()
 
 
 def _in_ranges(count: int, task: Callable[[int, int], None]) -> None:

@@ -24,6 +24,7 @@ from autograd_gpu.runtime.batch import (
 )
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.solvers.analysis import Analysis
+from autograd_gpu.solvers.retraction import Movable
 
 DataOfCopies = Mapping[tuple[int, int], FloatArray]
 """(group, slot) -> rows of each copy: (copies, rows, size)."""
@@ -138,17 +139,25 @@ class Copies:
             first += self.count * size
         return found
 
-    def unknown_positions(self) -> IndexArray:
-        """Position in the flat parameters of each unknown of each copy, ``(copies, unknowns)``."""
-        found: list[IndexArray] = []
+    def movable(self) -> list[Movable]:
+        """Blocks of all copies that are not frozen; columns copy after copy."""
+        analysis, copies = self.analysis, np.arange(self.count, dtype=np.int64)
+        found: list[Movable] = []
         first = 0
-        for array in self.analysis.arrays:
-            columns = self.analysis.columns_of(array).ravel()
-            local = np.flatnonzero(columns >= 0)
-            start = first + columns.size * np.arange(self.count, dtype=np.int64)
-            found.append(start[:, None] + local)
-            first += self.count * columns.size
-        return np.concatenate(found, axis=1)
+        for array, own in zip(analysis.arrays, analysis.movable, strict=True):
+            size = array.blocks * array.width
+            starts = (first + size * copies)[:, None, None]
+            columns = (analysis.column_count * copies)[:, None, None]
+            positions = starts + (own.positions - analysis.base[array.name])
+            found.append(
+                replace(
+                    own,
+                    positions=positions.reshape(-1, own.positions.shape[1]),
+                    columns=(columns + own.columns).reshape(-1, own.columns.shape[1]),
+                )
+            )
+            first += self.count * size
+        return found
 
     def by_copy(self, residuals: FloatArray) -> list[FloatArray]:
         """Residuals of each group, ``(copies, residuals)``; views."""

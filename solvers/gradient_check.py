@@ -15,8 +15,15 @@ from autograd_gpu.codegen.robust import residuals_only
 from autograd_gpu.codegen.tangent import value_and_tangent_jacobian
 from autograd_gpu.ir import Graph
 from autograd_gpu.long_rows import evaluate_rows
-from autograd_gpu.runtime.batch import BoundGroup, FloatArray, ParameterBinding, RowBinding
+from autograd_gpu.runtime.batch import (
+    BoundGroup,
+    FloatArray,
+    IndexArray,
+    ParameterBinding,
+    RowBinding,
+)
 from autograd_gpu.solvers.evaluation import current_parameters
+from autograd_gpu.solvers.external import BoundExternal
 
 if TYPE_CHECKING:
     from autograd_gpu.solvers.problem import Problem
@@ -80,6 +87,8 @@ def check_gradients(problem: Problem, samples: int, seed: int) -> GradientCheck:
 def _check(
     group: BoundGroup, x: FloatArray, samples: int, generator: np.random.Generator
 ) -> GroupGradientCheck:
+    if isinstance(group.external, BoundExternal):
+        return _check_external(group, group.external, x)
     count = min(samples, group.count)
     chosen = np.sort(generator.choice(group.count, count, replace=False))
     # The residuals before any loss: at its kinks differences would say nothing.
@@ -102,13 +111,41 @@ def _check(
         derived, difference = _compared(graph, local, wrt, charts)
     else:
         derived, difference = _compared_rows(graph, local, wrt, charts, group.valid[chosen])
+    return _worst_entry(group, chosen, derived, difference)
+
+
+def _check_external(
+    group: BoundGroup, external: BoundExternal, x: FloatArray
+) -> GroupGradientCheck:
+    """All elements of a user's function: it is called for the whole batch."""
+    here, residuals = external.gathered(x), external.residuals
+    _, derived = residuals.evaluate(here)
+    difference = np.empty_like(derived)
+    column = 0
+    for k in residuals.order:
+        for component in range(here[k][0].size):
+            h = 6e-6 * (1.0 + np.abs(here[k].reshape(group.count, -1)[:, component]))  # ∛ε, scaled
+            sides: list[FloatArray] = []
+            for sign in (1.0, -1.0):
+                moved = [a.copy() for a in here]
+                moved[k].reshape(group.count, -1)[:, component] += sign * h
+                sides.append(residuals.evaluate(moved)[0])
+            difference[:, :, column] = (sides[0] - sides[1]) / (2.0 * h[:, None])
+            column += 1
+    return _worst_entry(group, np.arange(group.count), derived, difference)
+
+
+def _worst_entry(
+    group: BoundGroup, chosen: IndexArray, derived: FloatArray, difference: FloatArray
+) -> GroupGradientCheck:
+    """The worst entry of Jacobians ``(count, m, n)`` of chosen elements."""
     error = np.abs(derived - difference) / (1.0 + np.abs(difference))
     # A NaN is the worst error there is, and argmax finds it.
     worst = np.unravel_index(int(np.argmax(error)), error.shape)
     value = float(error[worst])
     return GroupGradientCheck(
         name=group.name,
-        elements=count,
+        elements=len(chosen),
         worst_error=value if np.isfinite(value) else float("inf"),
         element=group.element(int(chosen[worst[0]])),
         row=int(worst[1]),

@@ -74,6 +74,9 @@ def group_costs(
 
 def _element_costs(part: _Part, parameters: FloatArray) -> FloatArray:
     group = part.group
+    if group.external is not None:
+        given = group.external.at(parameters)[0].reshape(group.count, -1)
+        return 0.5 * np.sum(given * given, axis=1)
     compiled = group.count >= _COMPILED_FROM and importlib.util.find_spec("numba") is not None
     choice = BackendChoice(
         backend="numba" if compiled else "numpy", precision="float64", reason="on the CPU"

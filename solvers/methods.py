@@ -64,20 +64,26 @@ METHODS: Mapping[str, Method | GradientMethod] = MappingProxyType(
 
 
 def choose_method(
-    method: str, energies: Sequence[str], linear_solver: str, precision: str
+    method: str,
+    energies: Sequence[str],
+    external: Sequence[str],
+    linear_solver: str,
+    precision: str,
 ) -> tuple[str, str]:
     """The method for a problem, and why.
 
     Args:
         method: a name, or ``auto``.
         energies: names of the problem's energies.
+        external: names of its external residuals.
         linear_solver: as requested.
         precision: as requested.
 
     Raises:
         InputError: the problem has energies, and the method, the linear solver or the precision
-            knows only residuals.
+            knows only residuals; or external residuals, and those know only kernels.
     """
+    _check_external(method, external, precision)
     listed = ", ".join(map(repr, energies))
     if method == "auto":
         if not energies:
@@ -104,6 +110,23 @@ def choose_method(
             "'dense-cholesky' or 'auto'"
         )
     return method, why
+
+
+def _check_external(method: str, external: Sequence[str], precision: str) -> None:
+    if not external:
+        return
+    listed = ", ".join(map(repr, external))
+    if method in METHODS and _by_gradients(METHODS[method]):
+        able = ", ".join(m.options.method for m in _ALL if not _by_gradients(m))
+        raise InputError(
+            f"method={method!r} takes gradients from kernels, and the problem has external "
+            f"residuals ({listed}); expected one of {able}"
+        )
+    if precision == "mixed":
+        raise InputError(
+            f"precision='mixed': external residuals ({listed}) have one precision; expected "
+            "'float32' or 'float64'"
+        )
 
 
 def _by_gradients(method: Method | GradientMethod) -> bool:

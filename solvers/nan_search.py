@@ -25,6 +25,7 @@ from autograd_gpu.runtime.choice import choose_backend
 from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.residual_group import LongDataRows, ResidualGroup, parameter_binding
 from autograd_gpu.solvers.selection import RowSelection, Selection
+from autograd_gpu.trace import function_name
 from autograd_gpu.trace_lines import lines_of
 
 if TYPE_CHECKING:
@@ -158,6 +159,19 @@ def _replay(
     in_jacobian: bool,
 ) -> NanFinding:
     element, component = place
+    if bound.external is not None:  # there is no graph to replay
+        name = function_name(group.fn) if group.fn is not None else group.name
+        return NanFinding(
+            group=group.name,
+            element=bound.element(element),
+            component=component,
+            in_jacobian=in_jacobian,
+            value=value,
+            op=f"external function {name}",
+            operands=(),
+            result=value,
+            line="",
+        )
     local = _arguments_of(analysis, group, x, element, dtype)
     graph, origin = group.graph, list(range(len(group.graph.nodes)))
     if group.lengths is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -23,6 +24,7 @@ from autograd_gpu.solvers.constraint_group import (
     constraint_bounds,
     make_constraint,
 )
+from autograd_gpu.solvers.external import ExternalFunction, external_group, same_data
 from autograd_gpu.solvers.ragged_arguments import (
     AnyArgument,
     length_of,
@@ -77,6 +79,7 @@ class Problem:
     Attributes:
         batch_limits: how batches are cut, and which are too small for a kernel; None for one
             launch a group.
+        revision: counts changes of structure and data.
     """
 
     def __init__(self) -> None:
@@ -86,6 +89,9 @@ class Problem:
         self._energies: dict[str, ResidualGroup | RaggedGroup] = {}
         self._constraints: dict[str, Constraint] = {}
         self._analysis: Analysis | None = None
+        self.revision = 0
+        self._solves = 0
+        self._retired: list[Analysis] = []
         self._devices: dict[str, Device] = {}
         self.batch_limits: BatchLimits | None = None
 
@@ -281,6 +287,43 @@ class Problem:
         self._constraints[title] = make_constraint(group, bounds)
         self._forget()
 
+    def add_external(self, fn: ExternalFunction, *arguments: Any, name: str | None = None) -> None:
+        """Add residuals of a NumPy function that gives its own Jacobian, on any backend.
+
+        The function runs on the host, once an evaluation, for the whole batch; everything else
+        stays with the backend. It takes part in methods that step by JᵀJ. The report says so.
+
+        Args:
+            fn: takes one array an argument, ``(count, …)`` as an element's shape, or what all
+                elements share; returns residuals, ``(count,)`` or ``(count, m)``, and a list with
+                the derivative by each parameter argument in order, ``(count, m, width)``. Called
+                now, once, at the current parameters.
+            arguments: as for ``add_residuals``, but for sequences.
+            name: for reports; the function's name by default.
+
+        Raises:
+            InputError: an argument does not fit, or the function returns something else.
+            ShapeError, IndexRangeError: an argument, or what it returns, does not fit.
+        """
+        title = self._free_name(name or function_name(fn), named=name is not None)
+        what = f"external residuals {title!r}"
+        names, gathered, count = self._gathered(fn, arguments, what)
+        for argument_name, argument in zip(names, gathered, strict=True):
+            if rows_of(argument) is not None:
+                raise InputError(
+                    f"{what}, argument {argument_name!r}: got rows of varying length, expected "
+                    "the same for every element"
+                )
+        plain = cast("list[GroupArgument]", gathered)
+        bases: dict[str, int] = {}
+        flat: list[FloatArray] = []
+        for array_name, values in self._values.items():
+            bases[array_name] = sum(len(f) for f in flat)
+            flat.append(values.array.ravel())
+        here = np.concatenate(flat)
+        self._groups[title] = external_group(fn, names, plain, count, title, (here, bases))
+        self._forget()
+
     def _traced(
         self,
         fn: Callable[..., Any],
@@ -291,6 +334,19 @@ class Problem:
         what: str,
     ) -> ResidualGroup | RaggedGroup:
         """Check what a function is given, and trace it for its batch."""
+        names, gathered, count = self._gathered(fn, arguments, what)
+        checked = None if loss is None else as_loss(loss, what)
+        if any(rows_of(g) is not None for g in gathered):
+            return trace_ragged_group(
+                fn, names, gathered, count, weight, checked, title, self.values_of
+            )
+        plain = cast("list[GroupArgument]", gathered)
+        return trace_group(fn, names, plain, count, weight, checked, title)
+
+    def _gathered(
+        self, fn: Callable[..., Any], arguments: tuple[Any, ...], what: str
+    ) -> tuple[list[str], list[AnyArgument], int]:
+        """Names of the arguments, what they gather, and the number of elements."""
         if not arguments:
             raise InputError(f"{what}: has no arguments; pass the parameters it acts on")
         _check_signature(fn, len(arguments), what)
@@ -308,13 +364,7 @@ class Problem:
             )
         if count == 0:
             raise InputError(f"{what}: the batch is empty; leave the group out")
-        checked = None if loss is None else as_loss(loss, what)
-        if any(rows_of(g) is not None for g in gathered):
-            return trace_ragged_group(
-                fn, names, gathered, count, weight, checked, title, self.values_of
-            )
-        plain = cast("list[GroupArgument]", gathered)
-        return trace_group(fn, names, plain, count, weight, checked, title)
+        return names, gathered, count
 
     def add_group(self, group: ResidualGroup | RaggedGroup, *, energy: bool = False) -> None:
         """Add residuals, or energies, traced and bound to this problem's arrays already."""
@@ -449,6 +499,9 @@ class Problem:
     ) -> None:
         """Replace numbers, keeping the structure; nothing is traced or compiled again.
 
+        A callback of ``solve`` may call it with data that follow the point (correspondences): the
+        solve goes on from there. Start values do not move a solve that runs.
+
         Args:
             data: group name -> {argument name: array}, or just the array where the group has a
                 single data argument. Shapes must stay as they were.
@@ -464,13 +517,7 @@ class Problem:
                 "{residuals: {argument: array}}"
             )
         fresh = {name: self._new_values(name, array) for name, array in parameters.items()}
-        groups: dict[str, ResidualGroup | RaggedGroup | Constraint] = {}
-        before = {**self._groups, **self._energies, **self._constraints}
-        for name, new in (data or {}).items():
-            if name not in before:
-                known = ", ".join(map(repr, before))
-                raise InputError(f"update: no residuals {name!r}; the problem has {known}")
-            groups[name] = before[name].with_data(new)
+        groups = self._with_data(data or {})
         for name, values in fresh.items():
             self._values[name].array = values
         for name, group in groups.items():
@@ -479,7 +526,28 @@ class Problem:
             else:
                 (self._groups if name in self._groups else self._energies)[name] = group
         if groups:
+            rebound = None if self._analysis is None else self._analysis.updated(self)
             self._forget()
+            self._analysis = rebound
+
+    def _with_data(
+        self, data: Mapping[str, Mapping[str, ArrayLike] | ArrayLike]
+    ) -> dict[str, ResidualGroup | RaggedGroup | Constraint]:
+        """Groups whose data differ from what they are, and constraints."""
+        before = {**self._groups, **self._energies, **self._constraints}
+        groups: dict[str, ResidualGroup | RaggedGroup | Constraint] = {}
+        for name, new in data.items():
+            if name not in before:
+                known = ", ".join(map(repr, before))
+                raise InputError(f"update: no residuals {name!r}; the problem has {known}")
+            old = before[name]
+            if isinstance(old, Constraint):
+                groups[name] = old.with_data(new)
+                continue
+            group = old.with_data(new)
+            if not same_data(old, group):
+                groups[name] = group
+        return groups
 
     def _new_values(self, name: str, array: ArrayLike) -> FloatArray:
         """Checked numbers in the place of a parameter array's."""
@@ -576,9 +644,27 @@ class Problem:
         return Analysis(self, [c.group for c in self.constraints])
 
     def _forget(self) -> None:
+        self.revision += 1
         if self._analysis is not None:
-            self._analysis.close()
+            self._retired.append(self._analysis)
             self._analysis = None
+        self._close_retired()
+
+    def _close_retired(self) -> None:
+        """Free what is out of date, unless a solve that began with it still runs."""
+        if not self._solves:
+            while self._retired:
+                self._retired.pop().close()
+
+    @contextmanager
+    def in_use(self) -> Generator[None]:
+        """Keep the sessions of a running solve, whatever its callback updates."""
+        self._solves += 1
+        try:
+            yield
+        finally:
+            self._solves -= 1
+            self._close_retired()
 
     # -- numbers -------------------------------------------------------------------------------
 
@@ -657,10 +743,6 @@ class Problem:
     def explain(self) -> Any:
         """Not available yet."""
         raise NotImplementedError("Problem.explain: why a schedule was chosen")
-
-    def add_external(self, *_: Any, **__: Any) -> None:
-        """Not available yet."""
-        raise NotImplementedError("Problem.add_external: residuals computed outside")
 
     def __repr__(self) -> str:
         groups = ", ".join(f"{g.name} × {g.count}" for g in self._groups.values())

@@ -23,6 +23,7 @@ from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.solvers.archive import ArchiveReader, ArchiveWriter
 from autograd_gpu.solvers.bounds import ArrayBounds
 from autograd_gpu.solvers.constraint_group import Constraint
+from autograd_gpu.solvers.external import ExternalGroup
 from autograd_gpu.solvers.ragged_arguments import AnyArgument, RaggedRows
 from autograd_gpu.solvers.ragged_group import RaggedGroup
 from autograd_gpu.solvers.residual_group import (
@@ -109,6 +110,11 @@ def _built_in(name: str, width: int) -> Chart | None:
 
 
 def _group_document(group: Group, archive: ArchiveWriter) -> dict[str, Any]:
+    if isinstance(group, ExternalGroup):
+        raise InputError(
+            f"save, {group.external.what}: a file cannot hold its code; save the solution, and "
+            "build the problem again"
+        )
     arguments = [_argument_document(a, archive) for a in group.arguments]
     if isinstance(group, RaggedGroup):
         return {

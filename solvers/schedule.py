@@ -17,8 +17,12 @@ from autograd_gpu.solvers.constraint_group import Constraint
 from autograd_gpu.solvers.energy_model import total_energy
 from autograd_gpu.solvers.graduation import solve_graduated
 from autograd_gpu.solvers.options import SolverOptions
-from autograd_gpu.solvers.solution import IterationRecord
+from autograd_gpu.solvers.solution import IterationRecord, Status
 from autograd_gpu.solvers.stages import StageRun, Stages
+from autograd_gpu.solvers.watcher import Watcher
+
+# New data change nothing then: time is over, or nothing could go on.
+_OVER = (Status.MAX_SECONDS, Status.FAILED_NUMERICAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ def run_schedule(
     start: FloatArray,
     options: SolverOptions,
     stages: Stages,
+    watcher: Watcher,
 ) -> Whole:
     """Run what the problem and the options ask for.
 
@@ -77,9 +82,15 @@ def run_schedule(
         start: all parameters, flat.
         options: of the whole.
         stages: runs them.
+        watcher: knows whether the callback changed the problem meanwhile.
+
+    Raises:
+        InputError: the callback changed the problem of a graduated or a constrained solve.
     """
     if constraints:
         met = solve_constrained(analysis, constraints, choice, start, options, stages)
+        if watcher.stale:
+            raise InputError("a callback cannot change the problem of a constrained solve")
         energies = [total_energy(analysis, choice, x) for x in (start, met.run.outcome.parameters)]
         return Whole(
             last=met.run,
@@ -92,10 +103,16 @@ def run_schedule(
         )
     if options.graduation is None:
         last = stages.run(analysis, start, options)
-        initial_cost, cost = last.outcome.initial_cost, last.outcome.cost
+        initial_cost = last.outcome.initial_cost
+        while watcher.stale and not watcher.asked and last.outcome.status not in _OVER:
+            analysis = watcher.follow()
+            last = stages.run(analysis, last.outcome.parameters, options)
+        cost = last.outcome.cost
     else:
         initial_cost = _cost(analysis, choice, start)
         graduated = solve_graduated(analysis, choice, start, options, stages)
+        if watcher.stale:
+            raise InputError("a callback cannot change the problem of a graduated solve")
         last = graduated.run
         # Before the last stage the history has costs of losses that are not the problem's.
         end = last.outcome

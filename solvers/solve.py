@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from autograd_gpu.solvers.bounds import check_bounds
 from autograd_gpu.solvers.cost_gradient import open_cost_gradient
 from autograd_gpu.solvers.driver import Engine, Observer, iterate
 from autograd_gpu.solvers.evaluation import current_parameters
+from autograd_gpu.solvers.external import ExternalGroup
 from autograd_gpu.solvers.gradient_engine import GradientRun
 from autograd_gpu.solvers.group_costs import GroupCosts, group_costs
 from autograd_gpu.solvers.host_engine import HostRun
@@ -31,14 +32,13 @@ from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
 from autograd_gpu.solvers.schedule import Whole, check_constraints, run_schedule
-from autograd_gpu.solvers.solution import IterationRecord, Solution
+from autograd_gpu.solvers.solution import Solution
 from autograd_gpu.solvers.stages import StageRun, Stages
+from autograd_gpu.solvers.watcher import Callback, Watcher, named_values
 
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
     from autograd_gpu.solvers.analysis import Analysis
-
-Callback = Callable[[IterationRecord], Any]
 
 FLOAT32_TOLERANCE = 1e-8
 """``function_tolerance`` below which ``precision="auto"`` does not stop at float32 on a GPU."""
@@ -74,7 +74,9 @@ def solve(
             which ``wgsl`` gets float64. ``auto`` is float64 on CPUs; on a GPU float32, or mixed
             if ``function_tolerance`` is below 1e-8.
         device: for ``wgsl``: a device, or part of an adapter's name.
-        callback: called with each ``IterationRecord``; a true result stops the solve.
+        callback: called with each ``IterationRecord``, and with the values by name if it takes
+            two arguments; a true result stops the solve. It may call ``problem.update(data=…)``:
+            the solve goes on from there with the new data.
         progress: show a progress bar.
 
     Returns:
@@ -88,7 +90,8 @@ def solve(
     if not isinstance(problem, Problem):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"problem: got {type(problem).__name__}, expected an ag.Problem")
     energies = [g.name for g in problem.energies]
-    method, why_method = choose_method(method, energies, linear_solver, precision)
+    external = [g.name for g in problem.groups if isinstance(g, ExternalGroup)]
+    method, why_method = choose_method(method, energies, external, linear_solver, precision)
     chosen = check_method(method, options, linear_solver, precision)
     if callback is not None and not callable(callback):
         raise InputError(f"callback: got {type(callback).__name__}, expected a function")
@@ -119,15 +122,17 @@ def solve(
                 )
             else:
                 engine = _host_engine(analysis, start, choice, linear_solver, options, timings)
+            watcher.engine = engine
             with closing(engine):
                 outcome = iterate(engine, options, observer)
                 solver, kernels = engine.linear_solver(), engine.kernels()
                 return StageRun(outcome, engine.description, solver, kernels)
 
-        with _observer(analysis, chosen, callback, progress) as observer:
-            stages = Stages(run_stage, chosen, observer)
+        watching = _watching(problem, analysis, chosen, callback, progress)
+        with problem.in_use(), watching as watcher:
+            stages = Stages(run_stage, chosen, watcher)
             start, constraints = current_parameters(problem), problem.constraints
-            whole = run_schedule(analysis, constraints, choice, start, chosen, stages)
+            whole = run_schedule(analysis, constraints, choice, start, chosen, stages, watcher)
         timings["total"] = time.perf_counter() - began
         return _solution(problem, analysis, choice, (method, why_method), whole, timings)
 
@@ -156,6 +161,8 @@ def _on_device(
         return None
     if analysis.box is not None:
         return None  # steps are projected on the host
+    if analysis.external_names:
+        return None  # they are asked for on the host
     if choice.backend == "wgsl" and choice.precision not in ("float32", "mixed"):
         return None  # that device-resident solve computes in float32
     if analysis.has_long_rows:
@@ -173,25 +180,20 @@ def _on_device(
 
 
 @contextmanager
-def _observer(
+def _watching(
+    problem: Problem,
     analysis: Analysis,
     options: SolverOptions,
     callback: Callback | None,
     progress: bool,
-) -> Generator[Observer]:
+) -> Generator[Watcher]:
     """What sees every iteration: the progress bar and the callback."""
     with ExitStack() as stack:
         bar: SolveProgress | None = None
         if progress:
             title = f"{analysis.row_count} residuals, {analysis.column_count} parameters"
             bar = stack.enter_context(SolveProgress(options.max_iterations, title))
-
-        def observe(record: IterationRecord) -> bool:
-            if bar is not None:
-                bar.update(record)
-            return callback is not None and bool(callback(record))
-
-        yield observe
+        yield Watcher(problem, analysis, callback, bar)
 
 
 def _host_engine(
@@ -296,25 +298,20 @@ def _solution(
 ) -> Solution:
     last, outcome = whole.last, whole.last.outcome
     solver, why = last.linear_solver
-    values: dict[str, FloatArray] = {}
-    for array in problem.arrays:
-        start = problem.values_of(array)
-        base = analysis.base[array.name]
-        flat = outcome.parameters[base : base + start.size]
-        values[array.name] = np.array(flat).reshape(start.shape)
-    # Names and bound data as they are now: a later update of the problem changes nothing here.
-    # Constraints stand behind the groups of the problem, and cost nothing.
+    # Names and bound data as they are now, after what a callback replaced: a later update of the
+    # problem changes nothing here. Constraints cost nothing.
+    present = problem.analysis()
     residuals = [
         (g.given_as or g.name, bound)
-        for g, bound in zip(problem.groups, analysis.groups, strict=False)
+        for g, bound in zip(problem.groups, present.groups, strict=True)
     ]
     energies = [
         (g.given_as or g.name, bound)
-        for g, bound in zip(problem.energies, analysis.energies, strict=True)
+        for g, bound in zip(problem.energies, present.energies, strict=True)
     ]
     final = np.array(outcome.parameters)
     return Solution(
-        values=values,
+        values=named_values(problem, analysis, outcome.parameters),
         cost=whole.cost,
         initial_cost=whole.initial_cost,
         iterations=whole.history[-1].iteration,

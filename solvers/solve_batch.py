@@ -16,6 +16,7 @@ from autograd_gpu.errors import InputError, ShapeError
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.runtime.choice import choose_backend
 from autograd_gpu.solvers.batch_levenberg_marquardt import BatchLevenbergMarquardt
+from autograd_gpu.solvers.external import ExternalGroup
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.residual_group import DataRows, ResidualGroup
@@ -119,8 +120,8 @@ def solve_batch(
 
     Raises:
         InputError: nothing differs by copy, unknown names, NaN or infinity, or a template with
-            energies, bounds, constraints, rows of varying length, too many unknowns, or options
-            that a batch lacks.
+            energies, bounds, constraints, external residuals, rows of varying length, too many
+            unknowns, or options that a batch lacks.
         ShapeError: an array does not fit, or numbers of copies differ.
     """
     chosen = options or LevenbergMarquardtOptions()
@@ -189,6 +190,10 @@ def _check(problem: Problem, options: LevenbergMarquardtOptions, precision: str)
         names = [*problem.bounds, *(c.group.name for c in problem.constraints)]
         raise InputError(f"solve_batch: {names[0]!r} has bounds, which a batch does not keep")
     for group in problem.groups:
+        if isinstance(group, ExternalGroup):
+            raise InputError(
+                f"solve_batch: residuals {group.name!r} are external; expected traced ones"
+            )
         if group.given_as is not None:
             raise InputError(
                 f"solve_batch: residuals {group.given_as!r} have rows of varying length; expected "
@@ -205,7 +210,10 @@ def _starts(problem: Problem, given: Mapping[str, ArrayLike]) -> dict[str, Float
         if name not in arrays:
             known = ", ".join(map(repr, arrays))
             raise InputError(f"{what}: the problem has {known}")
-        found[name] = _stack(value, problem.values_of(arrays[name]).shape, what)
+        array = arrays[name]
+        found[name] = _stack(value, problem.values_of(array).shape, what)
+        if array.chart is not None:
+            array.chart.check(found[name].reshape(-1, array.width), what)
     return found
 
 

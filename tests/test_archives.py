@@ -161,6 +161,18 @@ def test_folded_rows_are_refused(tmp_path: Path) -> None:
         problem.save(tmp_path / "p")
 
 
+def test_external_residuals_are_refused_but_have_costs(tmp_path: Path) -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", [1.0, 2.0])
+    problem.add_external(lambda x: (x - 3.0, [np.ones((2, 1, 1))]), x, name="outside")
+    problem.freeze(x)
+    problem.add_residuals(lambda x: x, x, name="inside")
+    with pytest.raises(ag.InputError, match="save, external residuals 'outside': a file cannot"):
+        problem.save(tmp_path / "p")
+    outside, inside = ag.solve(problem, backend="numpy").groups
+    assert (outside.cost, outside.worst_element, inside.cost) == (2.5, 0, 2.5)
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "problem"

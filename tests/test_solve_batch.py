@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 import autograd_gpu as ag
 from sessions import JAX, NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
+from tolerances import GRAPH, tolerance
 
 Array = NDArray[np.float64]
 BACKENDS = parameters_of([NUMPY, NUMBA, *JAX, *WGSL])
+EXACT = tolerance("float64", GRAPH)
 TIGHT = ag.LevenbergMarquardtOptions(function_tolerance=1e-14, parameter_tolerance=1e-12)
 
 
@@ -215,6 +217,33 @@ def test_what_does_not_fit_is_refused_by_name(name: str) -> None:
         act(curves())
 
 
+def test_copies_move_on_manifolds() -> None:
+    rng = np.random.default_rng(4)
+    targets = rng.standard_normal((30, 2, 3))
+    start = rng.standard_normal((30, 2, 3))
+    start /= np.linalg.norm(start, axis=2, keepdims=True)
+
+    def template() -> ag.Problem:
+        problem = ag.Problem()
+        p = problem.parameters("p", start[0], manifold=ag.manifolds.UnitSphere)
+        s = problem.parameters("s", [1.0])
+        problem.add_residuals(lambda v, t, k: k * v - t, p, targets[0], s[0], name="pull")
+        problem.add_residuals(lambda k: 0.1 * (k - 1.0), s)
+        return problem
+
+    found = ag.solve_batch(template(), {"p": start}, {"pull": {"t": targets}}, options=TIGHT)
+    assert found.success, found.report()
+    EXACT.check(np.linalg.norm(found.values["p"], axis=2), 1.0, "on the sphere")
+    for k in range(0, 30, 7):
+        single = template()
+        single.update(p=start[k], data={"pull": {"t": targets[k]}})
+        solution = ag.solve(single, options=TIGHT, linear_solver="dense-cholesky")
+        assert found.costs[k] == pytest.approx(solution.cost, rel=1e-8)
+        np.testing.assert_allclose(found.values["p"][k], solution.values["p"], atol=1e-5)
+    with pytest.raises(ag.InputError, match="solve_batch, parameters 'p'"):
+        ag.solve_batch(template(), {"p": 2.0 * start})
+
+
 def test_templates_that_cannot_be_copied_are_refused() -> None:
     problem = ag.Problem()
     x = problem.parameters("x", np.ones((300, 1)))
@@ -231,3 +260,13 @@ def test_templates_that_cannot_be_copied_are_refused() -> None:
     problem.add_energy(lambda p: p * p, x, name="bowl")
     with pytest.raises(ag.InputError, match="'bowl' is an energy"):
         ag.solve_batch(problem, {"x": np.ones((2, 300, 1))})
+    bounded = ag.Problem()
+    y = bounded.parameters("y", np.ones(2), bounds=(0.0, None))
+    bounded.add_residuals(lambda p: p, y)
+    with pytest.raises(ag.InputError, match="'y' has bounds"):
+        ag.solve_batch(bounded, {"y": np.ones((2, 2))})
+    outside = ag.Problem()
+    z = outside.parameters("z", np.ones(2))
+    outside.add_external(lambda p: (p, [np.ones(2)]), z, name="table")
+    with pytest.raises(ag.InputError, match="'table' are external"):
+        ag.solve_batch(outside, {"z": np.ones((2, 2))})

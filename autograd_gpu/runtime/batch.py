@@ -101,12 +101,21 @@ class RowDataBinding:
 Binding = ParameterBinding | DataBinding | RowBinding | RowDataBinding
 
 
+class HostResiduals(Protocol):
+    """Residuals of a group that no kernel gives."""
+
+    def at(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Residuals, and the Jacobian's values in the order of the group's entries; flat."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundGroup:
     """A batch of elements of one topology; ``bindings`` are in slot order.
 
     ``elements`` are the numbers by which the user knows them, where these are not 0 to count - 1.
-    ``loss_scale`` is the slot of the scale of a robust loss, where there is one.
+    ``loss_scale`` is the slot of the scale of a robust loss, where there is one. With ``external``
+    the host gives the residuals, and the topology has nothing but their structure.
     Over long rows ``lengths`` are the numbers of items, ``(count,)``, of which an element has room
     for ``capacity``.
     """
@@ -119,6 +128,7 @@ class BoundGroup:
     loss_scale: int | None = None
     lengths: IndexArray | None = None
     capacity: int = 0
+    external: HostResiduals | None = None
 
     def kernel(self, product: Product) -> Kernel:
         """Kernel of a product; groups of equal topology share it."""
