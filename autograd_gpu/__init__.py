@@ -77,6 +77,7 @@ from autograd_gpu.functions import (
     tanh,
     where,
 )
+from autograd_gpu.grids import Grid2D, Grid3D
 from autograd_gpu.ir import Graph
 from autograd_gpu.later import refuse as __getattr__  # noqa: F401 - asked for absent names
 from autograd_gpu.matrices import determinant, inverse
@@ -140,6 +141,8 @@ __all__ = [
     "GradientDescentOptions",
     "Graduation",
     "Graph",
+    "Grid2D",
+    "Grid3D",
     "IndexRangeError",
     "InputError",
     "KernelError",

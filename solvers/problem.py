@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from autograd_gpu.charts import chart_of
 from autograd_gpu.errors import InputError, ShapeError, TraceError
+from autograd_gpu.grids import SamplingBuilder
+from autograd_gpu.ir import Graph
 from autograd_gpu.long_rows import LONGEST_UNROLLED_ROW
 from autograd_gpu.losses import Loss, as_loss
 from autograd_gpu.ragged import Ragged
@@ -37,7 +39,9 @@ from autograd_gpu.solvers.residual_group import (
     GroupArgument,
     ResidualGroup,
     trace_group,
+    weighted,
 )
+from autograd_gpu.solvers.sampled_residuals import sampled_group, with_sample_arguments
 from autograd_gpu.solvers.selection import (
     ParameterArray,
     RaggedSelection,
@@ -236,7 +240,7 @@ class Problem:
         """
         title = self._free_name(name or function_name(fn), named=name is not None)
         what = f"energy {title!r}"
-        group = self._traced(fn, arguments, weight, None, title, what)
+        group = self._traced(fn, arguments, weight, None, title, what, grids=False)
         size = group.parts[0].residual_size
         if size != 1:
             raise ShapeError(
@@ -315,14 +319,17 @@ class Problem:
                     "the same for every element"
                 )
         plain = cast("list[GroupArgument]", gathered)
+        self._groups[title] = external_group(fn, names, plain, count, title, self._point())
+        self._forget()
+
+    def _point(self) -> tuple[FloatArray, dict[str, int]]:
+        """All parameters, flat, and where each array begins."""
         bases: dict[str, int] = {}
         flat: list[FloatArray] = []
-        for array_name, values in self._values.items():
-            bases[array_name] = sum(len(f) for f in flat)
+        for name, values in self._values.items():
+            bases[name] = sum(len(f) for f in flat)
             flat.append(values.array.ravel())
-        here = np.concatenate(flat)
-        self._groups[title] = external_group(fn, names, plain, count, title, (here, bases))
-        self._forget()
+        return np.concatenate(flat), bases
 
     def _traced(
         self,
@@ -332,6 +339,7 @@ class Problem:
         loss: Loss | Callable[[Any], Any] | None,
         title: str,
         what: str,
+        grids: bool = True,
     ) -> ResidualGroup | RaggedGroup:
         """Check what a function is given, and trace it for its batch."""
         names, gathered, count = self._gathered(fn, arguments, what)
@@ -341,7 +349,18 @@ class Problem:
                 fn, names, gathered, count, weight, checked, title, self.values_of
             )
         plain = cast("list[GroupArgument]", gathered)
-        return trace_group(fn, names, plain, count, weight, checked, title)
+
+        def sampled(graph: Graph, builder: SamplingBuilder) -> ResidualGroup:
+            weights = (
+                None
+                if weight is None
+                else weighted(with_sample_arguments(graph, builder), weight, count, what)
+            )
+            given = (names, plain, count, title)
+            return sampled_group(graph, builder, weights, given, self._point())
+
+        how = sampled if grids else None
+        return trace_group(fn, names, plain, count, weight, checked, title, how)
 
     def _gathered(
         self, fn: Callable[..., Any], arguments: tuple[Any, ...], what: str

@@ -13,6 +13,7 @@ from autograd_gpu.charts import on_elements
 from autograd_gpu.codegen.kernel import Slot, Topology, data_slot, parameter_slot, topology_of
 from autograd_gpu.codegen.robust import LossBlocks
 from autograd_gpu.errors import InputError, ShapeError, TraceError
+from autograd_gpu.grids import SamplingBuilder
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.losses import Loss
 from autograd_gpu.rewrite import RULES
@@ -126,6 +127,10 @@ class ResidualGroup:
         return replace(self, arguments=tuple(arguments))
 
 
+SampledGroup = Callable[[Graph, SamplingBuilder], ResidualGroup]
+"""A traced function and the samples of grids in it -> its group."""
+
+
 def replaced_rows(old: DataRows, array: ArrayLike, what: str) -> DataRows:
     """Other numbers in the place of ``old``.
 
@@ -180,6 +185,7 @@ def trace_group(
     weight: ArrayLike | None,
     loss: Loss | None,
     title: str,
+    sampled: SampledGroup | None = None,
 ) -> ResidualGroup:
     """Trace a residual function for a batch of ``count`` elements.
 
@@ -191,14 +197,23 @@ def trace_group(
         weight: as in ``Problem.add_residuals``.
         loss: on the weighted residual of each element.
         title: name of the group.
+        sampled: makes the group if the function samples grids; None where it must not.
 
     Raises:
         TraceError, ShapeError: the function cannot be traced; names the group and the line.
     """
     described = [Argument(n, element_shape(g)) for n, g in zip(names, gathered, strict=True)]
     fn = on_elements(fn, [g.array.chart if isinstance(g, Selection) else None for g in gathered])
+    builder = SamplingBuilder(len(described))
     with named_group(title):
-        graph = trace_shapes(fn, described, title)
+        graph = trace_shapes(fn, described, title, builder)
+    if builder.samples:
+        if sampled is None or loss is not None:
+            raise TraceError(
+                f"residuals {title!r}: samples a grid, which works in residuals without loss; "
+                "apply the loss's weight in the function, or leave it out"
+            )
+        return sampled(graph, builder)
     group = group_of(graph, gathered, count, weight, loss, title)
     return replace(group, fn=fn, traced_arguments=len(gathered))
 
