@@ -51,9 +51,11 @@ def seconds_of(run: Callable[[], Any]) -> tuple[float, Any]:
 class OurSolve:
     """W2 at a level, analysed: a solve that gives its cost."""
 
-    def __init__(self, level: int, precision: str) -> None:
+    def __init__(self, level: int, precision: str, linear_tolerance: float) -> None:
         self.problem = workloads.deformation_problem(level)
-        options = ag.LevenbergMarquardtOptions()
+        options = ag.LevenbergMarquardtOptions(
+            linear_tolerance=linear_tolerance, max_linear_iterations=2000
+        )
         began = time.perf_counter()
         analysis = self.problem.analysis()
         self._start = current_parameters(self.problem)
@@ -86,12 +88,14 @@ class OurSolve:
         return made.evaluate(backend="numpy").cost
 
 
-def solves(record: Recorder, level: int, precisions: list[str], repeats: int) -> None:
+def solves(
+    record: Recorder, level: int, precisions: list[str], repeats: int, linear_tolerance: float
+) -> None:
     """First and warm solves; warm ones of all contestants in turn."""
     name = f"W2_s{level}"
     runs: dict[str, Callable[[], float]] = {}
     for precision in precisions:
-        ours = runs[precision] = OurSolve(level, precision)
+        ours = runs[precision] = OurSolve(level, precision, linear_tolerance)
         record.add(f"{name}/{precision}/analyze", ours.analysis, "s", note="tables and uploads")
     peer = jaxls_solver(level, STEPS)
     if peer is None:
@@ -171,6 +175,7 @@ def main() -> None:
     parser.add_argument("--levels", default="5,7")
     parser.add_argument("--precisions", default="float64,float32")
     parser.add_argument("--only", default=",".join(EVALUATED))
+    parser.add_argument("--linear-tolerance", type=float, default=1e-3)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--commit")
@@ -182,7 +187,9 @@ def main() -> None:
     print(hardware, "JAX", jax.__version__, "load", os.getloadavg())
     if chosen.what == "solves":
         for level in map(int, chosen.levels.split(",")):
-            solves(record, level, chosen.precisions.split(","), chosen.repeats)
+            solves(
+                record, level, chosen.precisions.split(","), chosen.repeats, chosen.linear_tolerance
+            )
     else:
         for name in chosen.only.split(","):
             evaluation(record, name, chosen.repeats)
