@@ -56,18 +56,17 @@ def volume(a: Vec3, b: Vec3, c: Vec3, d: Vec3, rest_volume: Scalar, weight: Scal
     return weight * (tetrahedron_volume(a, b, c, d) - rest_volume)
 
 
-def enclosed_volume(corners: Points, rest_volume: Scalar, weight: Scalar) -> Scalar:
+def enclosed_volume(
+    first: Points, second: Points, third: Points, rest_volume: Scalar, weight: Scalar
+) -> Scalar:
     """Weighted change of the volume inside a closed mesh: one residual over all of its faces.
 
-    ``corners`` are the faces' corners one after another, a sequence of 3m points:
-    ``x[ag.Ragged([0, mesh.faces.size], mesh.faces.ravel())]``. Unrolled, with a full row in the
-    Jacobian: for meshes of up to some hundred faces.
+    The arguments are the first, second and third corners of all m faces, three sequences of m
+    points: ``*(x[ag.Ragged([0, len(mesh.faces)], column)] for column in mesh.faces.T)``. Its
+    Jacobian is one full row.
 
     Source: Desbrun, Meyer, Schröder and Barr 1999, Implicit fairing of irregular meshes:
     the volume as a sum of signed tetrahedra.
     """
-    pieces = [
-        ag.dot(corners[k], ag.cross(corners[k + 1], corners[k + 2]))
-        for k in range(0, len(corners), 3)
-    ]
+    pieces = [ag.dot(a, ag.cross(b, c)) for a, b, c in zip(first, second, third, strict=True)]
     return weight * (ag.sum(pieces) * (1.0 / 6.0) - rest_volume)

@@ -37,7 +37,7 @@ ENERGIES: list[tuple[Any, tuple[Any, ...]]] = [
     (energies.quad_planarity, (3, 3, 3, 3)),
     (energies.equal_angles, (3, 3, 3)),
     (energies.volume, (3, 3, 3, 3, 1, 1)),
-    (energies.enclosed_volume, ([6, 3], 1, 1)),
+    (energies.enclosed_volume, ([2, 3], [2, 3], [2, 3], 1, 1)),
 ]
 
 
@@ -269,10 +269,10 @@ def test_volumes():
     corner = [1, 1, 1], [3, 1, 1], [1, 4, 1], [1, 1, 5]
     assert evaluate(energies.volume, *corner, 1.5, 2.0) == pytest.approx([2 * (4.0 - 1.5)])
     mesh = ag.meshes.box(1, (1.0, 2.0, 3.0))
-    corners_of_faces = Ragged([0, mesh.faces.size], mesh.faces.ravel())
     moved = mesh.vertices + np.array([5.0, 6.0, 7.0])
-    got = cost(mesh, energies.enclosed_volume, lambda x: x[corners_of_faces], np.array([4.0]),
-               np.array([0.5]), start=moved)  # fmt: skip
+    corners = [Ragged([0, len(mesh.faces)], column) for column in mesh.faces.T]
+    got = cost(mesh, energies.enclosed_volume, *(lambda x, r=r: x[r] for r in corners),
+               np.array([4.0]), np.array([0.5]), start=moved)  # fmt: skip
     assert got == pytest.approx(0.5 * (0.5 * (6.0 - 4.0)) ** 2)
 
 
