@@ -294,11 +294,12 @@ def _own(group: GroupStructure, v: Vectors) -> Callable[[Pick], Columns]:
     return own
 
 
-def block_inverse(block: Any) -> Any:
-    """Inverses of symmetric blocks ``(width, width, nodes)`` by LDLᵀ with floored pivots.
+def block_inverse_roots(block: Any) -> Any:
+    """W with WᵀW the inverses of symmetric blocks ``(width, width, nodes)``: D^-½L⁻¹ of LDLᵀ.
 
-    L⁻ᵀD⁻¹L⁻¹ is positive definite whatever rounding did, which conjugate gradients need of a
-    preconditioner.
+    Pivots are floored. In this form r·WᵀWr is a sum of squares whatever rounding did, which
+    conjugate gradients need of a preconditioner; entries of the inverse of a block that is nearly
+    singular (a point whose depth no camera sees) cancel, in float32 to a negative number.
     """
     jax = load_jax()
     jnp = jax.numpy
@@ -320,11 +321,11 @@ def block_inverse(block: Any) -> Any:
     # A loop, since XLA takes ten times as long to compile the same steps unrolled.
     start = (block, jnp.broadcast_to(unit, block.shape), jnp.ones_like(diagonal))
     _, rows, pivots = jax.lax.fori_loop(0, width, eliminate, start)
-    rows = rows * scale[None, :]
-    return jnp.sum((rows / pivots[:, None])[:, :, None] * rows[:, None], axis=0)
+    return rows * scale[None, :] / jnp.sqrt(pivots)[:, None]
 
 
-def apply_blocks(blocks: Vectors, v: Vectors) -> Vectors:
-    """Product of symmetric blocks with a vector, node by node."""
+def apply_inverse(roots: Vectors, v: Vectors) -> Vectors:
+    """Product of the inverses WᵀW with a vector, node by node."""
     jnp = load_jax().numpy
-    return [jnp.sum(b * x[:, None], axis=0) for b, x in zip(blocks, v, strict=True)]
+    halves = [jnp.sum(w * x[None], axis=1) for w, x in zip(roots, v, strict=True)]
+    return [jnp.sum(w * y[:, None], axis=0) for w, y in zip(roots, halves, strict=True)]

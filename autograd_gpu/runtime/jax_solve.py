@@ -14,7 +14,7 @@ import numpy as np
 from .batch import FloatArray
 from .jax_functions import compilations, double_precision, load_jax
 from .jax_incidence import JaxStructure, JaxTables
-from .jax_linearization import Linearizer, Vectors, apply_blocks, block_inverse
+from .jax_linearization import Linearizer, Vectors, apply_inverse, block_inverse_roots
 from .step_record import StepRecord
 
 RECORD = (
@@ -50,7 +50,7 @@ def conjugate_gradients(
 
     Args:
         product: v -> A v.
-        inverse: blocks of the preconditioner.
+        inverse: roots of the preconditioner's blocks, see ``block_inverse_roots``.
         right: b.
         tolerance: stop when the preconditioned residual's norm has fallen by this factor.
         limit: number of iterations at most.
@@ -60,7 +60,7 @@ def conjugate_gradients(
     """
     jax = load_jax()
     jnp = jax.numpy
-    start = apply_blocks(inverse, right)
+    start = apply_inverse(inverse, right)
     first = _dot(right, start)
     zero = [jnp.zeros_like(b) for b in right]
 
@@ -77,7 +77,7 @@ def conjugate_gradients(
         alpha = jnp.where(sound, alpha, 0)
         step = _add(step, alpha, direction)
         residual = _add(residual, -alpha, image)
-        image = apply_blocks(inverse, residual)
+        image = apply_inverse(inverse, residual)
         after = _dot(residual, image)
         beta = after / gamma
         sound = sound & jnp.isfinite(after)
@@ -104,7 +104,7 @@ class _Step:
         gradient, blocks = self._lines.gradient_and_blocks(values, x)
         damping = state["damping"]
         scale = [self._scale(b) for b in blocks]
-        inverse = [block_inverse(self._damped(b, d, damping))
+        inverse = [block_inverse_roots(self._damped(b, d, damping))
                    for b, d in zip(blocks, scale, strict=True)]  # fmt: skip
 
         def product(v: Vectors) -> Vectors:
