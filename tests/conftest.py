@@ -40,9 +40,10 @@ def _list_vulkan_drivers() -> None:
 
 _list_vulkan_drivers()
 
-# Tests neither read nor fill the user's caches; one folder serves the whole run.
+# Tests neither read nor fill the user's caches; one folder serves the whole run, or many runs if
+# it is named, which saves what Numba takes to compile.
 _CACHES = tempfile.TemporaryDirectory(prefix="autograd-gpu-tests-")
-os.environ["AUTOGRAD_GPU_CACHE_DIR"] = _CACHES.name
+os.environ["AUTOGRAD_GPU_CACHE_DIR"] = os.environ.get("AUTOGRAD_GPU_TEST_CACHE_DIR") or _CACHES.name
 
 _QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from autograd_gpu.runtime import disk_cache
-from autograd_gpu.runtime.disk_cache import FOLDER_VARIABLE, DiskCache, cache_folder
+from autograd_gpu import disk_cache
+from autograd_gpu.disk_cache import FOLDER_VARIABLE, DiskCache, cache_folder
 
 KEY = ("adapter", "driver", "text")
 

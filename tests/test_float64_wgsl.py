@@ -13,11 +13,11 @@ import pytest
 import autograd_gpu as ag
 from autograd_gpu.codegen import render as render_module
 from autograd_gpu.codegen.render import compile_to_wgsl, render, render_stages, wgsl_prelude
+from autograd_gpu.disk_cache import FOLDER_VARIABLE
 from autograd_gpu.errors import InputError, KernelError, PrecisionError
 from autograd_gpu.ops import NODE_OPS
 from autograd_gpu.runtime import self_test as self_test_module
 from autograd_gpu.runtime.choice import choose_backend
-from autograd_gpu.runtime.disk_cache import FOLDER_VARIABLE
 from autograd_gpu.runtime.number_formats import (
     FORMATS,
     LARGEST_LOSS,

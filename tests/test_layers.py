@@ -26,12 +26,12 @@ FACE = {"autograd_gpu", "autograd_gpu.__main__", "autograd_gpu.cli"}
 # Layer: (layers of the project that it may import, libraries at module level, libraries inside
 # functions, where they load when first used).
 ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
-    "language": ({"language"}, {"numpy"}, set()),
+    "language": ({"language"}, {"numpy"}, {"platformdirs"}),
     "codegen": ({"language", "codegen"}, {"numpy", "jinja2"}, {"jinja2", "scipy"}),
     "runtime": (
         {"language", "codegen", "runtime"},
         {"numpy"},
-        {"scipy", "wgpu", "numba", "jax", "platformdirs"},
+        {"scipy", "wgpu", "numba", "llvmlite", "jax"},
     ),
     "solvers": (
         {"language", "codegen", "runtime", "solvers"},
@@ -74,7 +74,11 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
 # An engine belongs to the modules that name it, and to these.
 ENGINE_OWNERS = {
     "wgpu": {"autograd_gpu.runtime.adapters"},
-    "numba": {"autograd_gpu.runtime.assembly_kernels", "autograd_gpu.runtime.lane_functions"},
+    "numba": {
+        "autograd_gpu.runtime.assembly_kernels",
+        "autograd_gpu.runtime.lane_functions",
+        "autograd_gpu.runtime.machine_code",
+    },
     "jax": set[str](),
 }
 

@@ -31,6 +31,7 @@ from .batch import (
     RowDataBinding,
     SessionContext,
 )
+from .machine_code import compiled
 from .threads import available_threads, run_in_threads
 
 CHUNK = 4096
@@ -53,20 +54,18 @@ def compile_source(source: Source) -> Callable[..., Any]:
         if key in _compiled:
             _compiled.move_to_end(key)
             return _compiled[key]
-    compiled = _compile(source)
+    function = _compile(source)
     with _lock:
-        _compiled[key] = compiled
+        _compiled[key] = function
         while len(_compiled) > CACHED_KERNELS:
             _compiled.popitem(last=False)
-    return compiled
+    return function
 
 
 def _compile(source: Source) -> Callable[..., Any]:
     import numba
     from numba.core.errors import NumbaError
 
-    namespace: dict[str, Any] = {}
-    exec(compile(source.source, f"<{source.entry_point}>", "exec"), namespace)
     real = numba.from_dtype(np.dtype(source.precision))[::1]
     arrays = (numba.int64[::1], real, numba.int32[::1], real)
     outputs = () if source.kernel.product is Product.COST else (real, real)
@@ -74,8 +73,7 @@ def _compile(source: Source) -> Callable[..., Any]:
     between = (real,) if source.cells else ()
     signature = result(numba.int64, numba.int64, *arrays, *outputs, *between)
     try:
-        # error_model="numpy": a division by zero gives infinity, as on every other target.
-        return numba.njit(signature, nogil=True, error_model="numpy")(namespace[source.entry_point])
+        return compiled(source.source, source.entry_point, signature)
     except NumbaError as error:
         raise KernelError(
             f"Numba rejected the kernel {source.entry_point!r}: {error}", source.source

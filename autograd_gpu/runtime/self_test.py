@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from ..codegen.kernel import GENERATOR_VERSION, Product, data_slot, topology_of
 from ..codegen.render import wgsl_prelude
 from ..codegen.wgsl_reals import EMULATED, NATIVE
+from ..disk_cache import DiskCache
 from ..errors import PrecisionError
 from ..ir import Argument, Builder, Graph
 from ..ops import NODE_OPS
 from .batch import BoundGroup, DataBinding, FloatArray
 from .device import Device
-from .disk_cache import DiskCache
 from .number_formats import FORMATS
 from .wgsl_backend import WgslSession
 

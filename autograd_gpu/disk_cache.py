@@ -52,12 +52,7 @@ class DiskCache:
         """File of an entry, whether it exists or not; None where there is no cache."""
         if self._folder is None:
             return None
-        digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
-        for part in key:
-            text = part.encode()
-            # With lengths, so that two keys never run into the same bytes.
-            digest.update(len(text).to_bytes(8, "little") + text)
-        return self._folder / digest.hexdigest()
+        return self._folder / digest_of(part.encode() for part in key).hex()
 
     def get(self, key: Iterable[str]) -> bytes | None:
         """The entry; None if there is none. A damaged one is warned of once, and removed."""
@@ -70,7 +65,9 @@ class DiskCache:
             return None
         digest, value = stored[:_DIGEST_SIZE], stored[_DIGEST_SIZE:]
         if digest != _digest(value):
-            _warn_of_damage(path)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            damaged(path)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -100,6 +97,15 @@ def _digest(value: bytes) -> bytes:
     return hashlib.blake2b(value, digest_size=_DIGEST_SIZE).digest()
 
 
+def digest_of(parts: Iterable[bytes]) -> bytes:
+    """128 bits that stand for a sequence of byte strings."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
+    for part in parts:
+        # With lengths, so that two sequences never run into the same bytes.
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.digest()
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the whole new one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
@@ -113,9 +119,8 @@ def _replace(path: Path, content: bytes) -> None:
         raise
 
 
-def _warn_of_damage(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+def damaged(path: Path) -> None:
+    """Warn of a damaged entry, which has been removed; once for all of its folder."""
     with _warned_lock:
         if path.parent in _warned:
             return
