@@ -16,7 +16,7 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test test-long check docs format bench bench-peers adapter typing clean
+.PHONY: help demo test test-long check docs format bench bench-peers gpu-wins adapter typing clean
 
 help:
 	@echo "make demo        run a demo and write its picture (DEMO=$(DEMO))"
@@ -26,6 +26,7 @@ help:
 	@echo "make docs        build the site into site/, warnings as errors"
 	@echo "make format      rewrite the code as ruff wants it"
 	@echo "make bench       measure kernels and solves on the best adapter (benchmarks/)"
+	@echo "make gpu-wins    measure CPU against GPU by size, and rewrite docs/when-the-gpu-wins.md"
 	@echo "make bench-peers Ceres Solver beside us on this CPU (needs g++ and libceres-dev)"
 	@echo "make clean       remove .venv and everything generated"
 
@@ -58,6 +59,9 @@ bench: $(VENV)/.stamp-demos $(VENV)/.stamp-fast adapter
 
 bench-peers: $(VENV)/.stamp-test $(VENV)/.stamp-fast
 	@$(BIN)/python -m benchmarks.peers_ceres $(ARGS)
+
+gpu-wins: $(VENV)/.stamp-demos $(VENV)/.stamp-fast
+	@$(BIN)/python -m benchmarks.gpu_wins $(ARGS)
 
 adapter:
 	@.ci/ensure_adapter.sh
