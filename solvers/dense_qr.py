@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd_gpu.errors import InputError, SolveError
+from autograd_gpu.runtime.blas_threads import all_blas_threads
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.integer[Any]]
@@ -98,6 +99,7 @@ def _reduced(matrix: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatAr
     lapack: Any = importlib.import_module("scipy.linalg.lapack")
     n = matrix.shape[1]
     work = int(lapack.dgeqrf_lwork(*matrix.shape)[0])
-    factored, reflectors, _, _ = lapack.dgeqrf(matrix, lwork=max(work, 1), overwrite_a=1)
-    turned, _, _ = lapack.dormqr("L", "T", factored, reflectors, right[:, None], max(64, n))
+    with all_blas_threads():
+        factored, reflectors, _, _ = lapack.dgeqrf(matrix, lwork=max(work, 1), overwrite_a=1)
+        turned, _, _ = lapack.dormqr("L", "T", factored, reflectors, right[:, None], max(64, n))
     return np.triu(factored[:n]), np.ascontiguousarray(turned[:n, 0])

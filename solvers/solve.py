@@ -12,6 +12,7 @@ import numpy as np
 
 from autograd_gpu.errors import InputError, PrecisionError
 from autograd_gpu.runtime.batch import FloatArray
+from autograd_gpu.runtime.blas_threads import one_blas_thread
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend, runs_on_a_gpu
 from autograd_gpu.solvers.bounds import check_bounds
 from autograd_gpu.solvers.cost_gradient import open_cost_gradient
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 FLOAT32_TOLERANCE = 1e-8
 """``function_tolerance`` below which ``precision="auto"`` does not stop at float32 on a GPU."""
+
+THREADED_ROWS = 4096
+"""Residuals from which on kernels run in several threads."""
 
 
 def solve(
@@ -123,7 +127,7 @@ def solve(
             else:
                 engine = _host_engine(analysis, start, choice, linear_solver, options, timings)
             watcher.engine = engine
-            with closing(engine):
+            with closing(engine), one_blas_thread(why is None and _shares_cores(analysis)):
                 outcome = iterate(engine, options, observer)
                 solver, kernels = engine.linear_solver(), engine.kernels()
                 return StageRun(outcome, engine.description, solver, kernels)
@@ -135,6 +139,11 @@ def solve(
             whole = run_schedule(analysis, constraints, choice, start, chosen, stages, watcher)
         timings["total"] = time.perf_counter() - began
         return _solution(problem, analysis, choice, (method, why_method), whole, timings)
+
+
+def _shares_cores(analysis: Analysis) -> bool:
+    """Whether threads of ours work beside those of OpenBLAS, and not a user's function."""
+    return analysis.row_count >= THREADED_ROWS and not analysis.external_names
 
 
 @contextmanager

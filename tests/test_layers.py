@@ -31,7 +31,7 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
     "runtime": (
         {"language", "codegen", "runtime"},
         {"numpy"},
-        {"scipy", "wgpu", "numba", "llvmlite", "jax"},
+        {"scipy", "wgpu", "numba", "llvmlite", "jax", "threadpoolctl"},
     ),
     "solvers": (
         {"language", "codegen", "runtime", "solvers"},

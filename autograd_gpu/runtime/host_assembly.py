@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from autograd_gpu.errors import ShapeError
 from autograd_gpu.runtime.assembly_kernels import kernel
+from autograd_gpu.runtime.blas_threads import all_blas_threads
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.integer[Any]]
@@ -273,12 +274,13 @@ class HostAssembly:
         expand = kernel("expand_rows", self._type)
         gram.fill(0.0)
         gradient.fill(0.0)
-        for first in range(0, self.n_rows, height):
-            last = min(first + height, self.n_rows)
-            block = self._block[: last - first]
-            expand(first, last, first, self.indptr, self.indices, values, block)
-            dsyrk(1.0, block.T, beta=1.0, c=gram, overwrite_c=1)
-            gradient += residuals[first:last] @ block
+        with all_blas_threads():
+            for first in range(0, self.n_rows, height):
+                last = min(first + height, self.n_rows)
+                block = self._block[: last - first]
+                expand(first, last, first, self.indptr, self.indices, values, block)
+                dsyrk(1.0, block.T, beta=1.0, c=gram, overwrite_c=1)
+                gradient += residuals[first:last] @ block
 
     def close(self) -> None:
         """Stop the threads. Further calls start them again."""
