@@ -55,9 +55,15 @@ _ITERATIVE_UNKNOWNS = 2000
 # A row this many times longer than the mean is a hub, as a camera is: the envelope says nothing
 # then, and a factorisation that eliminates the hubs last is cheap (W3: 20 times cheaper).
 _HUB = 10
-# What is left after the elimination of all but the hubs: a dense square of few unknowns. W3 on
-# 2 cores, numeric factorisation and solve: PARDISO 44 ms, Schur complement 72 ms, SuperLU 990 ms.
+# What is left after the elimination of all but the hubs: a dense square of few unknowns, k³/3
+# multiply-adds and as many additions in a step.
 _KEPT_SHARE = 0.1
+_DENSE_OPERATIONS_PER_SECOND = 4e10
+# PARDISO does the same elimination as quickly, but needs time for finding it (W3 on 2 cores: 0.28 s
+# for 2.8 million entries, as much as five of its steps). So the square may cost as much over a
+# typical number of steps.
+_PARDISO_SECONDS_PER_ENTRY = 1e-7
+_TYPICAL_STEPS = 10
 
 
 class LinearSolver(Protocol):
@@ -178,8 +184,6 @@ def _why_schur(
     solver: DirectSolver, pattern: tuple[IndexArray, IndexArray], blocks: BlockPattern | None
 ) -> str | None:
     """Why a Schur complement beats this factorisation; None if it is not sure to."""
-    if isinstance(solver, PardisoCholesky):
-        return None
     n = len(pattern[0]) - 1
     if blocks is None:
         kept = len(eliminate(*pattern).kept)
@@ -187,7 +191,17 @@ def _why_schur(
         kept = int(np.diff(blocks.starts)[~chosen_blocks(blocks)].sum())
     if kept > min(DENSE_KEPT, _KEPT_SHARE * n):
         return None
-    return f"Schur complement: {n - kept} of {n} unknowns can be eliminated block by block."
+    why = f"Schur complement: {n - kept} of {n} unknowns can be eliminated block by block"
+    if not isinstance(solver, PardisoCholesky):
+        return f"{why}."
+    square = _TYPICAL_STEPS * 2.0 / 3.0 * kept**3 / _DENSE_OPERATIONS_PER_SECOND
+    symbolic = _PARDISO_SECONDS_PER_ENTRY * len(pattern[1])
+    if blocks is None or square > symbolic:
+        return None
+    return (
+        f"{why}; {_TYPICAL_STEPS} factorisations of what is left take {square:.2g} s, PARDISO's "
+        f"symbolic phase {symbolic:.2g} s."
+    )
 
 
 def _why_iterative(solver: DirectSolver, indptr: IndexArray, indices: IndexArray) -> str | None:

@@ -13,11 +13,12 @@ from autograd_gpu.runtime import host_assembly
 from autograd_gpu.runtime.block_assembly import BlockAssembly
 from autograd_gpu.solvers import linear_solvers, schur
 from autograd_gpu.solvers.block_elimination import eliminate_blocks
+from autograd_gpu.solvers.direct_solver import DirectSolver
 from autograd_gpu.solvers.elimination import eliminate
 from autograd_gpu.solvers.linear_solvers import choose_linear_solver
 from autograd_gpu.solvers.normal_equations import NormalEquations
 from autograd_gpu.solvers.schur import ImplicitSchurComplement, SchurComplement
-from autograd_gpu.solvers.sparse_cholesky import SuperLUCholesky
+from autograd_gpu.solvers.sparse_cholesky import PardisoCholesky, SuperLUCholesky
 from workloads import MINIMA, bundle_problem, reprojection_error, w3
 
 
@@ -188,6 +189,24 @@ def test_automatic_choice_counts_kept_unknowns_by_blocks(monkeypatch):
     chosen, why = choose_linear_solver("auto", normal.n, nnz, pattern, normal.blocks)
     assert isinstance(chosen, SchurComplement)
     assert "3000 of 3072" in why
+
+
+def test_automatic_choice_beside_pardiso_weighs_the_square_that_is_left(monkeypatch):
+    class AsIfInstalled(PardisoCholesky):
+        def __init__(self):
+            DirectSolver.__init__(self)
+            self._finalizer = None
+
+    monkeypatch.setattr(linear_solvers, "fastest_sparse_cholesky", AsIfInstalled)
+    chosen = {}
+    for cameras, points in ((8, 1000), (60, 1600)):
+        normal = bundle_problem(cameras, points).analysis().normal_equations
+        pattern = (normal.indptr, normal.indices)
+        nnz = len(normal.indices)
+        chosen[cameras] = choose_linear_solver("auto", normal.n, nnz, pattern, normal.blocks)
+    assert isinstance(chosen[8][0], SchurComplement)
+    assert "PARDISO's symbolic phase" in chosen[8][1]
+    assert isinstance(chosen[60][0], AsIfInstalled)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
