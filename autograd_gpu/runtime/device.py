@@ -13,6 +13,7 @@ from typing import Any
 from autograd_gpu.codegen.program import BindingKind, BufferSpec, PipelineSpec
 from autograd_gpu.errors import DeviceError, DeviceLimitError, DeviceLostError, KernelError
 from autograd_gpu.runtime.adapters import AdapterInfo, find_adapter, load_wgpu
+from autograd_gpu.runtime.device_memory import DeviceMemory
 
 # Used where the adapter has them; everything else stays off, as in a browser.
 OPTIONAL_FEATURES = ("timestamp-query", "shader-f64", "shader-float32-atomic", "subgroup")
@@ -69,6 +70,10 @@ class Device:
     A device owns its compiled pipelines; buffers belong to whoever created them. All methods
     may be called from several threads.
 
+    Attributes:
+        counters: what it has been asked to do.
+        memory: bytes of the buffers on it, now and at most.
+
     Raises:
         DeviceError: when first used, if there is no such adapter or it refuses.
         DeviceLimitError: when first used, if a limit is above the adapter's.
@@ -90,6 +95,7 @@ class Device:
         self._pipelines: OrderedDict[tuple[str, str, tuple[BindingKind, ...]], CompiledPipeline]
         self._pipelines = OrderedDict()
         self.counters = DeviceCounters()
+        self.memory = DeviceMemory()
 
     # -- what was opened ---------------------------------------------------------------------
 
@@ -169,6 +175,7 @@ class Device:
             if self._opened is not None:
                 self._opened[1].destroy()
                 self._opened = None
+                self.memory.cleared()
 
     def count(self, **increments: int) -> None:
         """Add to the counters, safely from several threads."""
@@ -194,7 +201,7 @@ class Device:
                 )
 
     def create_buffer(self, name: str, size: int, usage: int) -> Any:
-        """A new wgpu buffer of ``size`` bytes, filled with zeros; the caller destroys it.
+        """A new wgpu buffer of ``size`` bytes, filled with zeros; `destroy_buffer` frees it.
 
         Raises:
             DeviceLimitError: if the device is out of memory or refuses the size.
@@ -208,7 +215,13 @@ class Device:
                 f"{_reason(error)}; free other buffers or use fewer elements"
             ) from error
         self.count(buffers_created=1)
+        self.memory.created(buffer, size)
         return buffer
+
+    def destroy_buffer(self, buffer: Any) -> None:
+        """Free a buffer that `create_buffer` made; its owner does so, once."""
+        buffer.destroy()
+        self.memory.destroyed(buffer)
 
     def pipeline(self, spec: PipelineSpec) -> CompiledPipeline:
         """The compiled form of ``spec``, from the cache where it has been compiled before.

@@ -8,9 +8,45 @@ from typing import Any
 
 import numpy as np
 
-from .batch import FloatArray, IndexArray
+from autograd_gpu.runtime.batch import FloatArray, IndexArray
 
 HILBERT_BITS = 15
+
+CURVE_CHUNK = 1 << 15
+"""Points whose place on the curve is found at once: a few arrays that stay in cache."""
+
+
+def stable_order(keys: IndexArray, count: int) -> tuple[IndexArray, IndexArray]:
+    """Positions that sort ``keys``, equal ones as they come, and where each key begins.
+
+    Counts instead of comparing, so the time is linear; of 32 bits where those are enough.
+
+    Args:
+        keys: numbers from 0 to ``count`` - 1.
+        count: how many keys there may be.
+
+    Returns:
+        ``(len(keys),)`` and ``(count + 1,)``.
+    """
+    sparse: Any = importlib.import_module("scipy.sparse")
+    length = len(keys)
+    wide = max(length, count) > np.iinfo(np.int32).max
+    index = np.int64 if wide else np.int32
+    nothing = np.zeros(length, np.int8)
+    rows = np.arange(length + 1, dtype=index)
+    one_a_row = sparse.csr_array((nothing, keys.astype(index), rows), shape=(length, count))
+    by_key = one_a_row.tocsc()
+    return by_key.indices, by_key.indptr
+
+
+def lexical_order(keys: Sequence[IndexArray], counts: Sequence[int]) -> IndexArray:
+    """``np.lexsort(keys)``, the last key first, of keys below ``counts``, in linear time."""
+    order: IndexArray | None = None
+    for key, count in zip(keys, counts, strict=True):
+        found, _ = stable_order(key if order is None else key[order], count)
+        order = found if order is None else order[found]
+    assert order is not None
+    return order
 
 
 def hilbert_order(points: FloatArray) -> IndexArray:
@@ -20,14 +56,23 @@ def hilbert_order(points: FloatArray) -> IndexArray:
     """
     low = points.min(axis=0)
     extent = np.maximum(points.max(axis=0) - low, 1e-300)
-    cells = ((points - low) / extent * ((1 << HILBERT_BITS) - 1)).astype(np.int64)
+    key = np.empty(len(points), np.int64)
+    for first in range(0, len(points), CURVE_CHUNK):
+        part = slice(first, first + CURVE_CHUNK)
+        key[part] = _curve_positions((points[part] - low) / extent)
+    return np.argsort(key, kind="stable")
+
+
+def _curve_positions(points: FloatArray) -> IndexArray:
+    """Place on the curve of points in the unit cube."""
+    cells = (points * ((1 << HILBERT_BITS) - 1)).astype(np.int64)
     axes = [cells[:, k].copy() for k in range(cells.shape[1])]
     _to_transposed(axes)
     key = np.zeros(len(points), np.int64)
     for bit in range(HILBERT_BITS - 1, -1, -1):
         for axis in axes:
             key = (key << 1) | ((axis >> bit) & 1)
-    return np.argsort(key, kind="stable")
+    return key
 
 
 def _to_transposed(axes: list[IndexArray]) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codegen.incidence import GroupStructure, NodeSlot
-from ..codegen.kernel import Product
-from .batch import BoundGroup, FloatArray, IndexArray, ParameterBinding
-from .locality import node_order
+from autograd_gpu.codegen.incidence import GroupStructure, NodeSlot
+from autograd_gpu.codegen.kernel import Product
+from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding
+from autograd_gpu.runtime.locality import lexical_order, node_order
 
 WIDEST_NODE = 12
 """Arrays are fused into one node up to this many components; the block factor lives in
@@ -148,7 +148,9 @@ class NodeOrders:
             nodes = [self.new[k][blocks] for k, blocks in places]
             # Two sets: the larger one has the shorter lists, so it decides the order.
             lead = max(range(len(places)), key=lambda p: (len(self.new[places[p][0]]), -p))
-            order = np.lexsort([nodes[p] for p in range(len(nodes)) if p != lead] + [nodes[lead]])
+            keys = [*(p for p in range(len(nodes)) if p != lead), lead]
+            counts = [len(self.new[places[p][0]]) for p in keys]
+            order = lexical_order([nodes[p] for p in keys], counts).astype(np.int64, copy=False)
             self._places.append(assigned)
             self.nodes.append([n[order] for n in nodes])
             self.element_order.append(order)

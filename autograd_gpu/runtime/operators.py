@@ -8,18 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codegen.incidence import PRODUCTS
-from ..codegen.operator_program import OperatorSizes, operator_program
-from ..codegen.scatter_kernels import ACCUMULATIONS, OperatorStructure, places_of, triangle
-from ..codegen.solve_kernels import WORKGROUP_SIZE
-from ..codegen.solve_layout import group_row, kind_row, set_row
-from ..errors import DeviceError, InputError, ShapeError
-from .batch import FloatArray, IndexArray
-from .closing import Closing
-from .device import Device
-from .node_tables import TEAMS, NodeTables
-from .number_formats import to_float32
-from .program_runner import ProgramRunner
+from autograd_gpu.codegen.incidence import PRODUCTS
+from autograd_gpu.codegen.operator_program import OperatorSizes, operator_program
+from autograd_gpu.codegen.scatter_kernels import (
+    ACCUMULATIONS,
+    OperatorStructure,
+    places_of,
+    triangle,
+)
+from autograd_gpu.codegen.solve_kernels import WORKGROUP_SIZE
+from autograd_gpu.codegen.solve_layout import group_row, kind_row, set_row
+from autograd_gpu.errors import DeviceError, InputError, ShapeError
+from autograd_gpu.runtime.batch import FloatArray, IndexArray
+from autograd_gpu.runtime.closing import Closing
+from autograd_gpu.runtime.device import Device
+from autograd_gpu.runtime.node_incidences import TEAMS
+from autograd_gpu.runtime.node_tables import NodeTables
+from autograd_gpu.runtime.number_formats import to_float32
+from autograd_gpu.runtime.program_runner import ProgramRunner
 
 GATHER_UP_TO = TEAMS[-2][0]
 """Mean incidences per node up to which ``auto`` gathers on a GPU.

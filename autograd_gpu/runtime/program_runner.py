@@ -23,8 +23,12 @@ from autograd_gpu.errors import DeviceError, InputError, ShapeError
 from autograd_gpu.runtime.adapters import load_wgpu
 from autograd_gpu.runtime.device import CompiledPipeline, Device
 
-# wgpu maps staging memory at multiples of 8; 16 lets every NumPy type view its part.
-_ALIGNMENT = 16
+ALIGNMENT = 16
+"""Of what is read back, in bytes: wgpu maps at multiples of 8; 16 lets every NumPy type view it."""
+
+LARGEST_TRANSFER = 1 << 26
+"""Bytes that travel at once: what is larger goes in parts, so that the copies which the host and
+the driver keep of what travels stay small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,18 @@ class _Launch:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """One download: ``size`` bytes of ``buffer`` that go to ``offset`` in the staging buffer."""
+    """Part of a download: ``size`` bytes that go to ``offset`` in the staging buffer.
+
+    Attributes:
+        name, buffer: what is read.
+        begin: first byte in it.
+        offset: in the staging buffer.
+        size: bytes.
+    """
 
     name: str
     buffer: Any
+    begin: int
     offset: int
     size: int
 
@@ -106,7 +118,7 @@ class ProgramRunner:
             except BaseException:
                 for name, buffer in self._buffers.items():
                     if name not in before[2]:
-                        buffer.destroy()
+                        self._device.destroy_buffer(buffer)
                 self._program, self._specs, self._buffers = before
                 raise
 
@@ -147,7 +159,7 @@ class ProgramRunner:
         with self._lock:
             self._check_alive()
             try:
-                self._device.queue.write_buffer(self._buffers[name], start, data)
+                self._write(self._buffers[name], start, data)
             except Exception as error:
                 raise self._device.work_error(f"upload to {name!r}", error) from error
         self._device.count(bytes_up=data.nbytes)
@@ -188,8 +200,8 @@ class ProgramRunner:
                 raise self._device.work_error(f"sequence {', '.join(names)}", error) from error
         return {name: part.view(_dtype_of(name, dtypes)) for name, part in parts.items()}
 
-    def read(self, name: str, dtype: DTypeLike = np.uint8) -> NDArray[Any]:
-        """Read a "state" buffer back, after all work submitted so far.
+    def read(self, name: str, dtype: DTypeLike = np.uint8, size: int | None = None) -> NDArray[Any]:
+        """Read a "state" buffer back, or its first ``size`` bytes, after all work submitted so far.
 
         Raises:
             InputError: if there is no such buffer, or it is not kept on the device.
@@ -202,10 +214,10 @@ class ProgramRunner:
         with self._lock:
             self._check_alive()
             try:
-                data = self._device.queue.read_buffer(self._buffers[name])
+                data = self._device.queue.read_buffer(self._buffers[name], 0, size)
             except Exception as error:
                 raise self._device.work_error(f"read of {name!r}", error) from error
-        self._device.count(readbacks=1, bytes_down=spec.size)
+        self._device.count(readbacks=1, bytes_down=len(data))
         return np.frombuffer(data, dtype)
 
     def release(self) -> None:
@@ -238,8 +250,8 @@ class ProgramRunner:
             if spec.name not in self._buffers:
                 buffer = self._device.create_buffer(spec.name, spec.size, usages[spec.role])
                 self._buffers[spec.name] = buffer
-        # One staging buffer that can hold what the hungriest sequence reads back, so that no
-        # run has to allocate; several sequences in one run read back in chunks if need be.
+        # One staging buffer that holds what the hungriest sequence reads back, up to a limit, so
+        # that no run has to allocate; what does not fit is read back in parts.
         needed = max(
             (
                 sum(_aligned(self._specs[name].size) for name in sequence.downloads)
@@ -247,18 +259,14 @@ class ProgramRunner:
             ),
             default=0,
         )
+        limit = min(self._device.limits["max-buffer-size"], LARGEST_TRANSFER)
+        needed = min(needed, limit // ALIGNMENT * ALIGNMENT)
         if needed > self._staging_size:
             if self._staging is not None:
-                self._staging.destroy()
-            largest = max(
-                self._specs[name].size
-                for sequence in self._program.sequences.values()
-                for name in sequence.downloads
-            )
-            limit = self._device.limits["max-buffer-size"] // _ALIGNMENT * _ALIGNMENT
-            self._staging_size = max(min(needed, limit), largest)
+                self._device.destroy_buffer(self._staging)
+            self._staging_size = needed
             self._staging = self._device.create_buffer(
-                "staging", self._staging_size, usage.MAP_READ | usage.COPY_DST
+                "staging", needed, usage.MAP_READ | usage.COPY_DST
             )
 
     def _bind(self, compiled: Mapping[str, CompiledPipeline]) -> dict[str, tuple[_Launch, ...]]:
@@ -304,6 +312,17 @@ class ProgramRunner:
 
     # -- running -----------------------------------------------------------------------------
 
+    def _write(self, buffer: Any, start: int, data: NDArray[Any]) -> None:
+        """Copy an array to a buffer; a large one in parts that are on their way one by one."""
+        queue = self._device.queue
+        if data.nbytes <= LARGEST_TRANSFER:
+            queue.write_buffer(buffer, start, data)
+            return
+        words = data.reshape(-1).view(np.uint8)
+        for first in range(0, words.size, LARGEST_TRANSFER):
+            queue.write_buffer(buffer, start + first, words[first : first + LARGEST_TRANSFER])
+            queue.submit([])  # or the driver's copies of all parts would wait for the next run
+
     def _plan_downloads(self, names: tuple[str, ...]) -> list[list[_Copy]]:
         """Downloads of the sequences, each buffer once, in groups that fit the staging buffer."""
         sequences = self._program.sequences
@@ -311,12 +330,17 @@ class ProgramRunner:
         chunks: list[list[_Copy]] = []
         end = self._staging_size
         for name in wanted:
-            size = self._specs[name].size
-            if end + size > self._staging_size:
-                chunks.append([])
-                end = 0
-            chunks[-1].append(_Copy(name, self._buffers[name], end, size))
-            end += _aligned(size)
+            total, begin = self._specs[name].size, 0
+            if end + total > self._staging_size:
+                end = self._staging_size  # whole in the next group, if it fits there
+            while begin < total:
+                if end >= self._staging_size:
+                    chunks.append([])
+                    end = 0
+                size = min(total - begin, self._staging_size - end)
+                chunks[-1].append(_Copy(name, self._buffers[name], begin, end, size))
+                begin += size
+                end += _aligned(size)
         return chunks
 
     def _execute(
@@ -328,7 +352,7 @@ class ProgramRunner:
         for k, chunk in enumerate(chunks):
             if k:
                 self._submit([], chunk)
-            parts.update(self._read_staging(chunk))
+            self._read_staging(chunk, parts)
         return parts
 
     def _submit(self, launches: list[_Launch], copies: list[_Copy]) -> None:
@@ -348,22 +372,29 @@ class ProgramRunner:
                 compute.dispatch_workgroups(*launch.grid)
             compute.end()
         for copy in copies:
-            encoder.copy_buffer_to_buffer(copy.buffer, 0, self._staging, copy.offset, copy.size)
+            encoder.copy_buffer_to_buffer(
+                copy.buffer, copy.begin, self._staging, copy.offset, copy.size
+            )
         self._device.queue.submit([encoder.finish()])
         self._device.count(submits=1, dispatches=len(launches))
 
-    def _read_staging(self, copies: list[_Copy]) -> dict[str, NDArray[np.uint8]]:
+    def _read_staging(self, copies: list[_Copy], parts: dict[str, NDArray[np.uint8]]) -> None:
+        """Add what lies in the staging buffer to ``parts``."""
         size = copies[-1].offset + copies[-1].size
         # NOSYNC: wgpu-py would submit an empty command buffer first, although the copy that is
         # waited for has just been submitted; measured 70 µs on a software device.
         self._staging.map_async("READ_NOSYNC", 0, size).sync_wait()
         try:
-            mapped = self._staging.read_mapped(0, size, copy=False)
-            host = np.frombuffer(mapped, np.uint8).copy()
+            mapped = np.frombuffer(self._staging.read_mapped(0, size, copy=False), np.uint8)
+            for copy in copies:
+                whole = self._specs[copy.name].size
+                if copy.name not in parts:
+                    parts[copy.name] = np.empty(whole, np.uint8)
+                target = parts[copy.name][copy.begin : copy.begin + copy.size]
+                target[:] = mapped[copy.offset : copy.offset + copy.size]
         finally:
             self._staging.unmap()
         self._device.count(readbacks=1, bytes_down=sum(copy.size for copy in copies))
-        return {copy.name: host[copy.offset : copy.offset + copy.size] for copy in copies}
 
     def _check_alive(self) -> None:
         if self._released:
@@ -374,13 +405,13 @@ class ProgramRunner:
         self._launches = {}
         for buffer in (*self._buffers.values(), self._staging):
             if buffer is not None:
-                buffer.destroy()
+                self._device.destroy_buffer(buffer)
         self._buffers = {}
         self._staging = None
 
 
 def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _dtype_of(name: str, dtypes: DTypeLike | Mapping[str, DTypeLike]) -> DTypeLike:
