@@ -6,14 +6,17 @@ import hashlib
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from autograd_gpu.codegen.program import BindingKind, BufferSpec, PipelineSpec
 from autograd_gpu.errors import DeviceError, DeviceLimitError, DeviceLostError, KernelError
+from autograd_gpu.events import report, timed
 from autograd_gpu.runtime.adapters import AdapterInfo, find_adapter, load_wgpu
 from autograd_gpu.runtime.device_memory import DeviceMemory
+from autograd_gpu.runtime.threads import available_threads
 
 # Used where the adapter has them; everything else stays off, as in a browser.
 OPTIONAL_FEATURES = ("timestamp-query", "shader-f64", "shader-float32-atomic", "subgroup")
@@ -29,6 +32,8 @@ _LAYOUT_TYPES: dict[BindingKind, str] = {
     "read": "read-only-storage",
     "write": "storage",
 }
+_PipelineKey = tuple[str, str, tuple[BindingKind, ...]]
+"""Digest of the text, entry point, kinds of bindings."""
 _ERROR_LINE = re.compile(r"┌─ [^\n]*?:(\d+):\d+")
 
 
@@ -89,11 +94,11 @@ class Device:
         self._wanted_limits = {k.replace("_", "-"): int(v) for k, v in (limits or {}).items()}
         self._wanted_features = tuple(OPTIONAL_FEATURES if features is None else features)
         self._lock = threading.RLock()
+        self._compiling = threading.Lock()  # so that no pipeline is compiled twice
         self._opened: tuple[AdapterInfo, Any] | None = None
         self._closed = False
         self._layouts: dict[tuple[BindingKind, ...], tuple[Any, Any]] = {}
-        self._pipelines: OrderedDict[tuple[str, str, tuple[BindingKind, ...]], CompiledPipeline]
-        self._pipelines = OrderedDict()
+        self._pipelines: OrderedDict[_PipelineKey, CompiledPipeline] = OrderedDict()
         self.counters = DeviceCounters()
         self.memory = DeviceMemory()
 
@@ -231,18 +236,51 @@ class Device:
             DeviceLimitError: if it needs more storage buffers or a larger workgroup than the
                 device has.
         """
-        digest = hashlib.blake2b(spec.source.encode(), digest_size=16).hexdigest()
-        key = (digest, spec.entry_point, spec.bindings)
+        return self.pipelines([spec])[0]
+
+    def pipelines(self, specs: Sequence[PipelineSpec]) -> list[CompiledPipeline]:
+        """The compiled forms of several pipelines; those that are new are compiled in parallel.
+
+        wgpu and drivers work without Python's lock, so threads help as far as there are processors.
+
+        Raises:
+            KernelError, DeviceLimitError: as ``pipeline``, for the first one at fault.
+        """
+        keys = [_pipeline_key(spec) for spec in specs]
+        found: dict[_PipelineKey, CompiledPipeline] = {}
+        with self._compiling:
+            missing: dict[_PipelineKey, PipelineSpec] = {}
+            for key, spec in zip(keys, specs, strict=True):
+                known = self._known(key)
+                report("cache", "pipelines", hit=known is not None)
+                if known is None:
+                    missing.setdefault(key, spec)
+                else:
+                    found[key] = known
+            for key, compiled in zip(missing, self._compile_all([*missing.values()]), strict=True):
+                found[key] = compiled
+                self._keep(key, compiled)
+        return [found[key] for key in keys]
+
+    def _known(self, key: _PipelineKey) -> CompiledPipeline | None:
         with self._lock:
-            found = self._pipelines.get(key)
-            if found is None:
-                found = self._compile(spec)
-                self._pipelines[key] = found
-                self.counters.pipelines_created += 1
-                if len(self._pipelines) > PIPELINE_CACHE_SIZE:
-                    self._pipelines.popitem(last=False)
-            self._pipelines.move_to_end(key)
-            return found
+            known = self._pipelines.get(key)
+            if known is not None:
+                self._pipelines.move_to_end(key)
+            return known
+
+    def _keep(self, key: _PipelineKey, compiled: CompiledPipeline) -> None:
+        with self._lock:
+            self._pipelines[key] = compiled
+            self.counters.pipelines_created += 1
+            if len(self._pipelines) > PIPELINE_CACHE_SIZE:
+                self._pipelines.popitem(last=False)
+
+    def _compile_all(self, specs: Sequence[PipelineSpec]) -> list[CompiledPipeline]:
+        if len(specs) < 2:
+            return [self._compile(spec) for spec in specs]
+        with ThreadPoolExecutor(min(len(specs), available_threads())) as pool:
+            return list(pool.map(self._compile, specs))
 
     def _compile(self, spec: PipelineSpec) -> CompiledPipeline:
         self._check_pipeline(spec)
@@ -250,12 +288,13 @@ class Device:
         device = self.wgpu_device
         try:
             bind_group_layout, pipeline_layout = self._layout(spec.bindings)
-            module = device.create_shader_module(label=spec.name, code=spec.source)
-            pipeline = device.create_compute_pipeline(
-                label=spec.name,
-                layout=pipeline_layout,
-                compute={"module": module, "entry_point": spec.entry_point},
-            )
+            with timed("compile", spec.name, target="wgsl", characters=len(spec.source)):
+                module = device.create_shader_module(label=spec.name, code=spec.source)
+                pipeline = device.create_compute_pipeline(
+                    label=spec.name,
+                    layout=pipeline_layout,
+                    compute={"module": module, "entry_point": spec.entry_point},
+                )
         except (wgpu.GPUError, wgpu.GPUPipelineError) as error:
             raise _kernel_error(spec, self.name, error) from error
         return CompiledPipeline(pipeline, bind_group_layout)
@@ -280,17 +319,22 @@ class Device:
     def _layout(self, bindings: tuple[BindingKind, ...]) -> tuple[Any, Any]:
         # layout="auto" would drop the bindings that a kernel does not use, and then refuse bind
         # groups that have them; one layout per tuple of kinds also lets pipelines share groups.
-        if bindings not in self._layouts:
-            compute = load_wgpu().ShaderStage.COMPUTE
-            group = self.wgpu_device.create_bind_group_layout(
-                entries=[
-                    {"binding": k, "visibility": compute, "buffer": {"type": _LAYOUT_TYPES[kind]}}
-                    for k, kind in enumerate(bindings)
-                ]
-            )
-            layout = self.wgpu_device.create_pipeline_layout(bind_group_layouts=[group])
-            self._layouts[bindings] = (group, layout)
-        return self._layouts[bindings]
+        with self._lock:
+            if bindings not in self._layouts:
+                compute = load_wgpu().ShaderStage.COMPUTE
+                group = self.wgpu_device.create_bind_group_layout(
+                    entries=[
+                        {
+                            "binding": k,
+                            "visibility": compute,
+                            "buffer": {"type": _LAYOUT_TYPES[kind]},
+                        }
+                        for k, kind in enumerate(bindings)
+                    ]
+                )
+                layout = self.wgpu_device.create_pipeline_layout(bind_group_layouts=[group])
+                self._layouts[bindings] = (group, layout)
+            return self._layouts[bindings]
 
     def work_error(self, what: str, error: Exception) -> DeviceError:
         """The package's error for a failure of wgpu's in the middle of ``what``."""
@@ -301,6 +345,11 @@ class Device:
                 "new Device, and split the work if a watchdog stopped a long dispatch"
             )
         return DeviceError(f"{self.name} refused {what}: {reason}")
+
+
+def _pipeline_key(spec: PipelineSpec) -> _PipelineKey:
+    digest = hashlib.blake2b(spec.source.encode(), digest_size=16).hexdigest()
+    return digest, spec.entry_point, spec.bindings
 
 
 def _reason(error: Exception) -> str:

@@ -81,7 +81,7 @@ class ProgramRunner:
         self._staging_size = 0
         for spec in program.buffers:
             device.check_buffer(spec)
-        compiled = {spec.name: device.pipeline(spec) for spec in program.pipelines}
+        compiled = _compiled(device, program)
         try:
             self._allocate()
             self._launches = self._bind(compiled)
@@ -106,7 +106,7 @@ class ProgramRunner:
                 )
         for spec in program.buffers:
             self._device.check_buffer(spec)
-        compiled = {spec.name: self._device.pipeline(spec) for spec in program.pipelines}
+        compiled = _compiled(self._device, program)
         with self._lock:
             self._check_alive()
             before = self._program, self._specs, dict(self._buffers)
@@ -408,6 +408,12 @@ class ProgramRunner:
                 self._device.destroy_buffer(buffer)
         self._buffers = {}
         self._staging = None
+
+
+def _compiled(device: Device, program: Program) -> dict[str, CompiledPipeline]:
+    """Pipelines of a program by name."""
+    found = device.pipelines(program.pipelines)
+    return {spec.name: one for spec, one in zip(program.pipelines, found, strict=True)}
 
 
 def _aligned(size: int) -> int:
