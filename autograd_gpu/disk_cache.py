@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 FOLDER_VARIABLE = "AUTOGRAD_GPU_CACHE_DIR"
@@ -34,6 +36,37 @@ def cache_folder() -> Path | None:
     return Path(platformdirs.user_cache_dir("autograd-gpu", appauthor=False))
 
 
+def private_folder(folder: Path) -> Path | None:
+    """The folder, made if need be, that nobody but this user can write; None if that cannot be had.
+
+    What is kept becomes code again (sources are executed, machine code is loaded), so an entry of
+    somebody else's would be theirs to run.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+        foreign = hasattr(os, "getuid") and status.st_uid != os.getuid()
+        open_to_others = os.name == "posix" and status.st_mode & 0o022
+        if foreign or open_to_others or not stat.S_ISDIR(status.st_mode):
+            _warn_of_folder(folder)
+            return None
+        if os.name == "posix" and status.st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError:
+        return None
+    return folder
+
+
+@lru_cache(maxsize=64)
+def _warn_of_folder(folder: Path) -> None:
+    warnings.warn(
+        f"cache: {folder} can be written by others, so nothing is taken from it or kept there; "
+        f"remove it, or set {FOLDER_VARIABLE} to a folder of your own",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
 class DiskCache:
     """Entries of one kind: bytes by key.
 
@@ -41,12 +74,20 @@ class DiskCache:
         kind: name of the subfolder.
         limit: most entries; beyond it, those read or written longest ago go.
         folder: of all kinds; ``cache_folder()`` by default.
+        limit_bytes: most bytes of all entries together.
     """
 
-    def __init__(self, kind: str, limit: int = 256, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        limit: int = 256,
+        folder: Path | None = None,
+        limit_bytes: int = 64 * 2**20,
+    ) -> None:
         root = folder or cache_folder()
         self._folder = None if root is None else root / kind
         self._limit = limit
+        self._limit_bytes = limit_bytes
 
     def path(self, key: Iterable[str]) -> Path | None:
         """File of an entry, whether it exists or not; None where there is no cache."""
@@ -57,7 +98,7 @@ class DiskCache:
     def get(self, key: Iterable[str]) -> bytes | None:
         """The entry; None if there is none. A damaged one is warned of once, and removed."""
         path = self.path(key)
-        if path is None:
+        if path is None or private_folder(path.parent) is None:
             return None
         try:
             stored = path.read_bytes()
@@ -76,21 +117,25 @@ class DiskCache:
     def put(self, key: Iterable[str], value: bytes) -> None:
         """Keep an entry, in place of one of the same key."""
         path = self.path(key)
-        if path is None:
+        if path is None or private_folder(path.parent) is None:
             return
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
             _replace(path, _digest(value) + value)
             self._prune(path.parent)
 
     def _prune(self, folder: Path) -> None:
-        found: list[tuple[float, Path]] = []
+        found: list[tuple[float, int, Path]] = []
         for path in folder.iterdir():
             # Another process may remove it first.
             with contextlib.suppress(OSError):
-                found.append((path.stat().st_mtime, path))
-        for _, path in sorted(found)[: max(0, len(found) - self._limit)]:
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        count, total = len(found), sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if count <= self._limit and total <= self._limit_bytes:
+                break
             path.unlink(missing_ok=True)
+            count, total = count - 1, total - size
 
 
 def _digest(value: bytes) -> bytes:

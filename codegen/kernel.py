@@ -13,9 +13,10 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import blake2b
 from math import prod
-from typing import cast
+from typing import Any, cast
 
 from autograd_gpu.charts import Chart
+from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.robust import (
     LossBlocks,
     corrected,
@@ -25,6 +26,7 @@ from autograd_gpu.codegen.robust import (
 )
 from autograd_gpu.codegen.tangent import value_and_tangent_jacobian
 from autograd_gpu.errors import ShapeError
+from autograd_gpu.graph_documents import graph_document, graph_of_document
 from autograd_gpu.ir import Builder, Graph, Shape
 from autograd_gpu.rewrite import RULES, simplify
 
@@ -279,11 +281,38 @@ def _make_kernel(serial: bytes, product: Product, carried: _Uncompared) -> Kerne
         entries=(),
         key=f"{topology.key}-{product.value}-{GENERATOR_VERSION}",
     )
-    if product is Product.COST:
-        return replace(base, graph=_cost(graph, losses))
-    if product is Product.RESIDUAL_JACOBIAN:
-        return _with_jacobian(base, losses)
-    return replace(base, graph=cost_residual(graph, losses)) if losses.count else base
+    if product is Product.RESIDUAL and not losses.count:
+        return base
+
+    def derive() -> Kernel:
+        if product is Product.COST:
+            return replace(base, graph=_cost(graph, losses))
+        if product is Product.RESIDUAL_JACOBIAN:
+            return _with_jacobian(base, losses)
+        return replace(base, graph=cost_residual(graph, losses))
+
+    # Latin-1 takes every byte for a character of its own.
+    key = (base.key, serial.decode("latin-1"))
+    return kept("derived graph", key, derive, _document, lambda d: _of_document(base, d))
+
+
+def _document(kernel: Kernel) -> dict[str, Any]:
+    return {
+        "graph": graph_document(kernel.graph),
+        "entries": [[e.row, e.column, e.output, e.constant.hex(), e.per_item]
+                    for e in kernel.entries],
+    }  # fmt: skip
+
+
+def _of_document(base: Kernel, document: dict[str, Any]) -> Kernel:
+    return replace(
+        base,
+        graph=graph_of_document(document["graph"]),
+        entries=tuple(
+            JacobianEntry(row, column, output, float.fromhex(constant), per_item)
+            for row, column, output, constant, per_item in document["entries"]
+        ),
+    )
 
 
 def _cost(graph: Graph, losses: LossBlocks) -> Graph:

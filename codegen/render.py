@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from autograd_gpu.codegen.bodies import Load, folded_body, leaf_name, straight_body
+from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.kernel import (
     GENERATOR_VERSION,
     Kernel,
@@ -36,7 +37,7 @@ from autograd_gpu.codegen.printer import (
 )
 from autograd_gpu.codegen.program import BindingKind
 from autograd_gpu.codegen.real_constants import real_constants
-from autograd_gpu.codegen.stages import OP_BUDGET, Plan, Stage, plan_stages
+from autograd_gpu.codegen.stages import OP_BUDGET, Plan, Stage, exceeds, plan_stages
 from autograd_gpu.codegen.wgsl_reals import EMULATED, WGSL_REALS
 from autograd_gpu.errors import InputError
 from autograd_gpu.ir import ARGUMENT_LEAVES, Graph
@@ -178,7 +179,10 @@ def render(kernel: Kernel, target: str, precision: str) -> Source:
         InputError: no such target or precision.
         KernelError: a constant does not fit the precision.
     """
-    return _render(kernel, plan_stages(kernel, None), 0, target, precision)
+    return _rendered(
+        kernel, target, precision, "whole",
+        lambda: (_render(kernel, plan_stages(kernel, None), 0, target, precision),),
+    )[0]  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
@@ -189,10 +193,39 @@ def render_stages(
 
     ``op_budget`` is the operations of one text, by default the target's own (``OP_BUDGET``).
     """
-    plan = plan_stages(kernel, op_budget or OP_BUDGET.get(target))
-    if len(plan.stages) == 1:
+    budget = op_budget or OP_BUDGET.get(target)
+    if not exceeds(kernel, budget):
         return (render(kernel, target, precision),)
-    return tuple(_render(kernel, plan, k, target, precision) for k in range(len(plan.stages)))
+
+    def make() -> tuple[Source, ...]:
+        plan = plan_stages(kernel, budget)
+        return tuple(_render(kernel, plan, k, target, precision) for k in range(len(plan.stages)))
+
+    return _rendered(kernel, target, precision, f"stages of {budget}", make)
+
+
+def _rendered(
+    kernel: Kernel, target: str, precision: str, how: str, make: Callable[[], tuple[Source, ...]]
+) -> tuple[Source, ...]:
+    """Texts of a kernel, from disk where they are kept."""
+    return kept(
+        "source",
+        (kernel.key, target, precision, how),
+        make,
+        lambda sources: [[getattr(s, name) for name in _STORED] for s in sources],
+        lambda rows: tuple(_source_of(kernel, target, precision, row) for row in rows),
+    )
+
+
+_STORED = (
+    "source", "entry_point", "stage", "stages", "cells", "bindings", "workgroup_size", "lanes",
+)  # fmt: skip
+
+
+def _source_of(kernel: Kernel, target: str, precision: str, row: list[Any]) -> Source:
+    fields = dict(zip(_STORED, row, strict=True))
+    fields["bindings"] = tuple(fields["bindings"])
+    return Source(kernel=kernel, target=target, precision=precision, **fields)
 
 
 @lru_cache(maxsize=1024)
@@ -200,6 +233,12 @@ def render_lanes(kernel: Kernel, precision: str) -> Source | None:
     """Text for Numba that computes several elements at once; None where ``kernel`` does not fit."""
     if not fits_lanes(kernel, precision):
         return None
+    return _rendered(
+        kernel, "numba", precision, "lanes", lambda: (_render_lanes(kernel, precision),)
+    )[0]
+
+
+def _render_lanes(kernel: Kernel, precision: str) -> Source:
     part = _Part(plan_stages(kernel, None).stages[0], 0, 1, 0)
     context = _context(kernel, part, _DIALECTS["numba", precision], "numba", precision)
     graph = part.stage.graph

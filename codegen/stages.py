@@ -66,9 +66,16 @@ def plan_stages(kernel: Kernel, budget: int | None) -> Plan:
     What a stage computes again comes on top of its budget, and costs less than storing would.
     """
     graph = kernel.graph
-    if budget is None or kernel.is_folded or _op_count(graph.nodes) <= budget:
+    if budget is None or not exceeds(kernel, budget):
         return Plan((Stage(graph, tuple(range(len(graph.outputs))), ()),), 0, 0, 0)
     return cut(graph, budget)
+
+
+def exceeds(kernel: Kernel, budget: int | None) -> bool:
+    """Whether a kernel is cut into stages."""
+    if budget is None or kernel.is_folded:
+        return False
+    return _op_count(kernel.graph.nodes) > budget
 
 
 def _op_count(nodes: Sequence[Node]) -> int:

@@ -38,7 +38,7 @@ class Heard:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(disk_cache, "_warned", set())
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    machine_code._warn_of_folder.cache_clear()
+    disk_cache._warn_of_folder.cache_clear()
     return tmp_path / KIND
 
 

@@ -17,12 +17,10 @@ import importlib
 import os
 import platform
 import shutil
-import stat
 import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from ..disk_cache import cache_folder, damaged, digest_of
+from ..disk_cache import cache_folder, damaged, digest_of, private_folder
 from ..events import report, timed
 
 KIND = "machine_code"
@@ -45,37 +43,6 @@ _puts = 0
 _importable = threading.Lock()
 
 _Function = Callable[..., Any]
-
-
-def private_folder() -> Path | None:
-    """Folder of the entries, which nobody but this user may write; None where there is none."""
-    root = cache_folder()
-    if root is None:
-        return None
-    folder = root / KIND
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-    except OSError:
-        return None
-    foreign = hasattr(os, "getuid") and status.st_uid != os.getuid()
-    open_to_others = os.name == "posix" and status.st_mode & 0o022
-    if foreign or open_to_others or not stat.S_ISDIR(status.st_mode):
-        _warn_of_folder(folder)
-        return None
-    if os.name == "posix" and status.st_mode & 0o077:
-        folder.chmod(0o700)
-    return folder
-
-
-@lru_cache(maxsize=64)
-def _warn_of_folder(folder: Path) -> None:
-    warnings.warn(
-        f"cache: {folder} can be written by others, so no machine code is taken from it or kept "
-        "there; remove it, or set AUTOGRAD_GPU_CACHE_DIR to a folder of your own",
-        RuntimeWarning,
-        stacklevel=4,
-    )
 
 
 @lru_cache(maxsize=1)
@@ -105,7 +72,8 @@ def compiled(text: str, name: str, signature: Any) -> _Function:
     Raises:
         numba.core.errors.NumbaError: Numba rejects the text.
     """
-    folder = private_folder()
+    root = cache_folder()
+    folder = None if root is None else private_folder(root / KIND)
     if folder is None:
         with timed("compile", name, target="numba"):
             return _jit(text, name, signature, None)

@@ -21,6 +21,7 @@ from ..codegen.kernel import Kernel, Product
 from ..codegen.lanes import FEWEST_ELEMENTS
 from ..codegen.layout import ControlBlock, SlotWords
 from ..codegen.render import Source, render_lanes, render_stages
+from ..codegen.stages import OP_BUDGET, exceeds
 from ..errors import KernelError
 from .batch import (
     BoundGroup,
@@ -213,7 +214,8 @@ class NumbaSession(SessionContext):
 
     def _kernel(self, group: BoundGroup, product: Product) -> Callable[..., Any]:
         kernel = group.kernel(product)
-        if group.count >= self._lanes_from and len(self._texts(kernel)) == 1:
+        whole = not exceeds(kernel, self._op_budget or OP_BUDGET["numba"])
+        if group.count >= self._lanes_from and whole:
             source = render_lanes(kernel, self._precision)
             if source is not None:
                 self._sources[source.key] = source
