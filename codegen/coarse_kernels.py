@@ -42,12 +42,18 @@ from autograd_gpu.codegen.coarse_space import (
     prolongation,
     restriction,
 )
-from autograd_gpu.codegen.incidence import PIVOT_FLOOR, STORED_JACOBIAN, Contribution
+from autograd_gpu.codegen.incidence import (
+    PIVOT_FLOOR,
+    STORED_JACOBIAN,
+    Contribution,
+    structure_key,
+)
 from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements
 from autograd_gpu.codegen.solve_kernels import (
     Loader,
     SolveKernel,
     common_context,
+    kept_kernels,
     product_parts,
     render_kernel,
     update_parts,
@@ -277,7 +283,12 @@ def cg_update_coarse(coarse: CoarseStructure) -> SolveKernel:
 @lru_cache(maxsize=64)
 def coarse_kernels(coarse: CoarseStructure) -> dict[str, SolveKernel]:
     """All kernels that a coarse space adds to a solve, by name."""
-    kernels = [
+    key = repr((structure_key(coarse.solve), coarse.modes))
+    return kept_kernels("coarse kernels", key, lambda: _all_kernels(coarse))
+
+
+def _all_kernels(coarse: CoarseStructure) -> list[SolveKernel]:
+    return [
         coarse_pieces(coarse),
         coarse_matrix(coarse),
         coarse_invert(coarse, 0),
@@ -287,4 +298,3 @@ def coarse_kernels(coarse: CoarseStructure) -> dict[str, SolveKernel]:
         *(cg_product_coarse(coarse, k) for k, m in enumerate(coarse.modes) if m.count),
         cg_update_coarse(coarse),
     ]
-    return {kernel.name: kernel for kernel in kernels}

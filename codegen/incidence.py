@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.kernel import Kernel
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.rewrite import RULES, simplify
@@ -134,6 +135,17 @@ class SolveStructure:
     def lanes(self) -> int:
         """Components that are loaded and stored at once: 1, 2 or 4, whatever divides every node."""
         return math.gcd(4, *(nodes.width for nodes in self.node_sets))
+
+
+def group_key(group: GroupStructure) -> str:
+    """Text that stands for a group; equal for equal groups, in every process."""
+    return repr((group.kernel.key, group.residual.key, group.slots, group.stored))
+
+
+def structure_key(structure: SolveStructure) -> str:
+    """Text that stands for a structure; equal for equal ones, in every process."""
+    groups = [group_key(group) for group in structure.groups]
+    return repr((structure.node_sets, groups, structure.kinds, structure.damping))
 
 
 # Argument positions after the slots in a contribution graph.
@@ -373,6 +385,19 @@ def block_pattern(structure: SolveStructure, node_set: int) -> frozenset[int]:
         contribution = linearize_contribution(group, kind.place, width)
         found |= {t - width for t in contribution.targets if t >= width}
     return frozenset(found)
+
+
+@lru_cache(maxsize=128)
+def factor_words(structure: SolveStructure, node_set: int) -> int:
+    """Numbers stored per node for the factor of its diagonal block."""
+    width = structure.node_sets[node_set].width
+    return kept(
+        "factor size",
+        (structure_key(structure), str(node_set)),
+        lambda: block_factor(width, block_pattern(structure, node_set)).stored,
+        encode=int,
+        decode=int,
+    )
 
 
 PRODUCTS = ("gradient", "jtj_product", "block_diagonal")

@@ -29,6 +29,7 @@ from autograd_gpu.codegen.incidence import (
     element_contribution,
     gradient_contribution,
     product_contribution,
+    structure_key,
 )
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
 from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_prelude
@@ -39,6 +40,7 @@ from autograd_gpu.codegen.solve_kernels import (
     Loader,
     SolveKernel,
     incidence_body,
+    kept_kernels,
 )
 from autograd_gpu.codegen.solve_layout import control_rows, element_columns, group_row, set_row
 from autograd_gpu.errors import DeviceLimitError
@@ -399,6 +401,12 @@ def two_level_nodes(structure: OperatorStructure, product: str, node_set: int) -
 @lru_cache(maxsize=64)
 def operator_kernels(structure: OperatorStructure, product: str) -> tuple[SolveKernel, ...]:
     """Kernels of a product in the order in which they run."""
+    key = repr((structure_key(structure.solve), structure.accumulation, structure.teams, product))
+    made = kept_kernels("operator kernels", key, lambda: _all_kernels(structure, product))
+    return tuple(made.values())
+
+
+def _all_kernels(structure: OperatorStructure, product: str) -> tuple[SolveKernel, ...]:
     sets = range(len(structure.solve.node_sets))
     groups = range(len(structure.solve.groups))
     if structure.accumulation == "gather":

@@ -16,7 +16,7 @@ linear systems", s = 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -35,7 +35,9 @@ from autograd_gpu.codegen.incidence import (
     linearize_contribution,
     lower_index,
     product_contribution,
+    structure_key,
 )
+from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
 from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_prelude
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
@@ -457,9 +459,49 @@ def gather_gradient(structure: SolveStructure, node_set: int) -> SolveKernel:
     return render_kernel(context["name"], "solve/gather_gradient", buffers, context)
 
 
+def kept_kernels(
+    what: str, key: str, make: Callable[[], Iterable[SolveKernel]]
+) -> dict[str, SolveKernel]:
+    """Kernels by name, in the order in which they are made; from disk where they are kept."""
+    return kept(
+        what,
+        (key,),
+        lambda: {kernel.name: kernel for kernel in make()},
+        lambda kernels: [
+            [k.name, k.source, k.buffers, sorted(k.writes), k.workgroup_size]
+            for k in kernels.values()
+        ],
+        lambda rows: {
+            name: SolveKernel(
+                name=name,
+                source=source,
+                buffers=tuple(buffers),
+                writes=frozenset(writes),
+                workgroup_size=size,
+            )
+            for name, source, buffers, writes, size in rows
+        },
+    )
+
+
+@lru_cache(maxsize=64)
+def gradient_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
+    """Kernels of Jᵀr by gathering, by name, one a node set."""
+    sets = range(len(structure.node_sets))
+    return kept_kernels(
+        "gradient kernels",
+        structure_key(structure),
+        lambda: [gather_gradient(structure, k) for k in sets],
+    )
+
+
 @lru_cache(maxsize=64)
 def solve_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
     """All kernels of a solve by name."""
+    return kept_kernels("solve kernels", structure_key(structure), lambda: _all_kernels(structure))
+
+
+def _all_kernels(structure: SolveStructure) -> list[SolveKernel]:
     kernels: list[SolveKernel] = []
     stored = linearize_elements(structure)
     if stored is not None:
@@ -469,4 +511,4 @@ def solve_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
     kernels += [
         cg_update(structure), trial_step(structure), trial_elements(structure), decide(structure),
     ]  # fmt: skip
-    return {kernel.name: kernel for kernel in kernels}
+    return kernels

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autograd_gpu.codegen.incidence import SolveStructure, block_factor, block_pattern
+from autograd_gpu.codegen.incidence import SolveStructure, factor_words
 from autograd_gpu.codegen.program import (
     BindingKind,
     BufferRole,
@@ -22,7 +22,7 @@ from autograd_gpu.codegen.program import (
 from autograd_gpu.codegen.solve_kernels import (
     WORKGROUP_SIZE,
     SolveKernel,
-    gather_gradient,
+    gradient_kernels,
     solve_kernels,
 )
 from autograd_gpu.codegen.solve_layout import (
@@ -78,11 +78,8 @@ class SolveSizes:
     @property
     def factor_sizes(self) -> list[int]:
         """Quads per node of each set's block factor."""
-        s = self.structure
-        return [
-            math.ceil(block_factor(n.width, block_pattern(s, k)).stored / 4)
-            for k, n in enumerate(s.node_sets)
-        ]
+        sets = range(len(self.structure.node_sets))
+        return [math.ceil(factor_words(self.structure, k) / 4) for k in sets]
 
     @property
     def factor_bases(self) -> list[int]:
@@ -205,7 +202,7 @@ def solve_program(sizes: SolveSizes) -> Program:
 def gradient_program(sizes: SolveSizes) -> Program:
     """Jᵀr by gathering, everything recomputed: ``dispatch``, or ``gradient`` with read-back."""
     structure = sizes.structure
-    kernels = [gather_gradient(structure, k) for k in range(len(structure.node_sets))]
+    kernels = gradient_kernels(structure).values()
     dispatches = tuple(
         DispatchSpec(pipeline=k.name, buffers=k.buffers, invocations=n * s.team)
         for k, n, s in zip(kernels, sizes.nodes, structure.node_sets, strict=True)

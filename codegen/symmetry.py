@@ -15,9 +15,11 @@ from autograd_gpu.codegen.incidence import (
     Contribution,
     GroupStructure,
     gradient_contribution,
+    group_key,
     linearize_contribution,
     product_contribution,
 )
+from autograd_gpu.codegen.kept import kept
 from autograd_gpu.ir import Builder, Graph, Node
 from autograd_gpu.rewrite import RULES
 
@@ -45,6 +47,12 @@ def is_symmetric(group: GroupStructure, width: int) -> bool:
     """
     if group.stored or len(group.places) != 2:
         return False
+    return kept(
+        "symmetry", (group_key(group), str(width)), lambda: _is_symmetric(group, width), bool, bool
+    )
+
+
+def _is_symmetric(group: GroupStructure, width: int) -> bool:
     first, second = group.places
     layouts = [
         [(s.offset, s.width) for s in group.slots if s is not None and s.place == p] for p in (0, 1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 import autograd_gpu as ag
+from adapters_for_tests import wgsl_adapters
 from autograd_gpu import disk_cache
 from autograd_gpu.codegen import kept as module
 from autograd_gpu.codegen import kernel as kernels
@@ -180,3 +184,53 @@ def test_a_folder_that_others_can_write_is_not_used(folder: Path) -> None:
         assert value_of(1) == 1
     assert value_of(2) == 2
     assert list(folder.iterdir()) == []
+
+
+PROGRAM = """
+import json, sys
+import numpy as np
+import autograd_gpu as ag
+from autograd_gpu.events import listen
+
+class Names(list):
+    def hear(self, event):
+        if event.kind == "generate":
+            self.append(event.name)
+
+names = Names()
+listen(names)
+device = ag.Device(sys.argv[1])
+problem = ag.Problem()
+x = problem.parameters("x", np.linspace(0.1, 1.0, 90).reshape(30, 3))
+problem.add_residuals(lambda a, b: ag.norm(a - b) - 0.1, x[:-1], x[1:])
+problem.add_residuals(lambda a: a - 1.0, x, loss=ag.losses.Huber(0.5))
+options = ag.LevenbergMarquardtOptions(max_iterations=2)
+costs = [
+    ag.solve(problem, backend="wgsl", device=device, options=options, linear_solver=solver).cost
+    for solver in ("pcg", "auto")
+]
+options = ag.LBFGSOptions(max_iterations=2)
+costs.append(
+    ag.solve(problem, "l-bfgs", backend="wgsl", device=device, options=options).cost
+)
+print(json.dumps({"costs": costs, "names": names}))
+"""
+
+
+@pytest.mark.wgsl
+@pytest.mark.parametrize("adapter", wgsl_adapters()[:1])
+def test_a_second_process_generates_nothing_for_a_device(adapter: str) -> None:
+    def run() -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, adapter],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=os.environ,
+        )
+        return json.loads(done.stdout)
+
+    first, second = run(), run()
+    assert {"derived graph", "source", "solve kernels", "operator kernels"} <= set(first["names"])
+    assert second["names"] == []
+    assert second["costs"] == first["costs"]

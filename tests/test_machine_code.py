@@ -181,4 +181,5 @@ def test_a_second_process_loads_everything_and_compiles_nothing(tmp_path: Path) 
     first, second = run(), run()
     assert first["compile"] == 4 and "load" not in first
     assert second["load"] == 4 and "compile" not in second
+    assert first["generate"] == 5 and "generate" not in second  # a derived graph, four texts
     assert second["costs"] == first["costs"]
