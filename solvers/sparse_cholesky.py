@@ -13,6 +13,8 @@ import importlib
 import importlib.metadata
 import os
 import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,35 @@ def _load_mkl() -> ctypes.CDLL:
         ) from error
 
 
+# Intel's OpenMP lets a thread that is out of work spin for 200 ms, on a core that our threads need
+# for assembling and evaluating. After 1 ms it may sleep: no shorter, or else the many small
+# parallel parts of a substitution wait for threads to wake (2 ms in place of 0.2).
+_SPIN_MILLISECONDS = 1
+
+
+@functools.cache
+def _load_openmp() -> ctypes.CDLL | None:
+    """Intel's OpenMP, if MKL runs its threads by it."""
+    _load_mkl().MKL_Get_Max_Threads()  # the first call loads it
+    loaded: Any = importlib.import_module("threadpoolctl").ThreadpoolController()
+    return next((lib.dynlib for lib in loaded.select(prefix="libiomp").lib_controllers), None)
+
+
+@contextmanager
+def _threads_sleep_soon() -> Generator[None]:
+    """Let threads of MKL that are started in this block sleep soon after their work."""
+    openmp = _load_openmp()
+    if openmp is None:
+        yield
+        return
+    before = openmp.kmp_get_blocktime()
+    openmp.kmp_set_blocktime(min(before, _SPIN_MILLISECONDS))
+    try:
+        yield
+    finally:
+        openmp.kmp_set_blocktime(before)
+
+
 class _PardisoHandle:
     """One matrix inside PARDISO: its opaque pointers and parameters, and how to free them."""
 
@@ -108,7 +139,8 @@ class _PardisoHandle:
             scalar(phase), scalar(self.n), values, self.indptr, self.indices,
             scalar(0), scalar(columns), self.parameters, scalar(0), rhs, out, error,
         )  # fmt: skip
-        self.routine(*(ctypes.c_void_p(array.ctypes.data) for array in arguments))
+        with _threads_sleep_soon():
+            self.routine(*(ctypes.c_void_p(array.ctypes.data) for array in arguments))
         return int(error[0])
 
     def release(self) -> None:

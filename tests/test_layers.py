@@ -36,7 +36,7 @@ ALLOWED: dict[str, tuple[set[str], set[str], set[str]]] = {
     "solvers": (
         {"language", "codegen", "runtime", "solvers"},
         {"numpy"},
-        {"scipy", "pypardiso", "sksparse", "pyamg", "rich", "matplotlib"},
+        {"scipy", "pypardiso", "sksparse", "threadpoolctl", "pyamg", "rich", "matplotlib"},
     ),
     "interop": (
         {"language", "codegen", "runtime", "solvers", "interop"},

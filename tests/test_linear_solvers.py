@@ -200,6 +200,37 @@ def test_sparse_solution_is_the_same_to_the_bit_in_every_run(solver: LinearSolve
     np.testing.assert_array_equal(solutions[0], solutions[2])
 
 
+def test_threads_of_pardiso_sleep_soon_and_others_are_left_as_they_were():
+    from autograd_gpu.solvers import sparse_cholesky
+
+    try:
+        openmp = sparse_cholesky._load_openmp()
+    except MissingDependencyError:
+        pytest.skip("PARDISO is not installed")
+    if openmp is None:
+        pytest.skip("MKL has other threads than Intel's OpenMP here")
+    solver, seen = PardisoCholesky(), []
+    upper = grid_laplacian(5)
+    openmp.kmp_set_blocktime(37)
+    solver.analyze(upper.indptr, upper.indices, 25)
+    inner = solver._handle.routine
+
+    def watched(*arguments):
+        seen.append(openmp.kmp_get_blocktime())
+        inner(*arguments)
+
+    solver._handle.routine = watched
+    assert solver.factorize(upper.data)
+    assert openmp.kmp_get_blocktime() == 37
+    openmp.kmp_set_blocktime(0)  # what is shorter already stays
+    solver.solve(np.ones(25))
+    assert openmp.kmp_get_blocktime() == 0
+    assert set(seen[:-1]) == {1}
+    assert seen[-1] == 0
+    openmp.kmp_set_blocktime(200)
+    solver.close()
+
+
 def test_choice():
     chosen, why = choose_linear_solver("auto", 5, 15)
     assert isinstance(chosen, DenseCholesky)
