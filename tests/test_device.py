@@ -271,6 +271,34 @@ def test_a_second_runner_compiles_nothing_and_buffers_are_counted(device):
     assert after.buffers_created - before.buffers_created == 5  # four, and one staging buffer
 
 
+def test_pipelines_compiled_in_parallel_are_compiled_once_each(device):
+    fresh = Device(device.adapter)
+    specs = [
+        dataclasses.replace(SCALE, source=f"{SCALE.source}// variant {k % 5}\n") for k in range(12)
+    ]
+    compiled = fresh.pipelines(specs)
+    assert fresh.counters.pipelines_created == 5
+    assert [fresh.pipeline(spec) is one for spec, one in zip(specs, compiled, strict=True)]
+    again: list[object] = []
+    threads = [threading.Thread(target=lambda: again.append(fresh.pipelines(specs))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert again == [compiled, compiled]
+    assert fresh.counters.pipelines_created == 5
+    fresh.close()
+
+
+def test_the_first_of_several_broken_pipelines_is_named(device):
+    broken = [
+        dataclasses.replace(SCALE, name=name, source=SCALE.source.replace("1.0", name))
+        for name in ("one", "two")
+    ]
+    with pytest.raises(KernelError, match="one"):
+        device.pipelines([SCALE, *broken])
+
+
 def test_the_pipeline_cache_is_bounded(device, monkeypatch):
     monkeypatch.setattr(device_module, "PIPELINE_CACHE_SIZE", 2)
     fresh = Device(device.adapter)

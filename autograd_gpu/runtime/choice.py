@@ -234,6 +234,6 @@ def open_session(
         device = choice.device or default_device()
         way = require_float64(device, "float64")
         return MixedSession(groups, parameter_count, way, device)
-    from .wgsl_backend import WgslSession
+    from .wgsl_backend import SOLVED, WgslSession
 
-    return WgslSession(groups, parameter_count, choice.precision, choice.device)
+    return WgslSession(groups, parameter_count, choice.precision, choice.device, SOLVED)

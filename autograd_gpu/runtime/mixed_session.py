@@ -36,7 +36,7 @@ class MixedSession(SessionContext):
         self._precision = precision
         self._device = device
         self._corrected = any(g.topology.losses.count for g in groups)
-        fine = (Product.RESIDUAL, Product.COST)
+        fine = (Product.RESIDUAL,)
         self._residuals = WgslSession(groups, parameter_count, precision, device, fine)
         coarse = (Product.RESIDUAL_JACOBIAN,)
         self._coarse = WgslSession(groups, parameter_count, "float32", device, coarse)

@@ -26,6 +26,9 @@ from .device import Device, default_device
 from .number_formats import FORMATS, check_lossless
 from .program_runner import ProgramRunner
 
+SOLVED = (Product.RESIDUAL, Product.RESIDUAL_JACOBIAN)
+"""What a solve evaluates."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
@@ -121,7 +124,8 @@ def _numbers_per_element(group: BoundGroup) -> tuple[int, int]:
 class WgslSession(SessionContext):
     """Runs generated WGSL kernels; pipelines and buffers are made here and never again.
 
-    Only ``products`` can be evaluated: fewer of them are compiled sooner.
+    Only ``products`` can be evaluated: fewer of them are compiled sooner. A cost without a kernel
+    of its own is summed from the residuals.
     """
 
     def __init__(
@@ -225,6 +229,9 @@ class WgslSession(SessionContext):
 
     def cost(self, parameters: FloatArray) -> float:
         """½‖r‖² over all groups; partial sums of 256 elements are added in float64 on the host."""
+        if Product.COST not in self._products:
+            residuals = self.residuals(parameters)
+            return 0.5 * float(residuals @ residuals)
         results = self._run(Product.COST, parameters)
         return float(sum(np.sum(part) for part in results.values()))
 
