@@ -27,6 +27,7 @@ from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.device_solve import DeviceSolve
 from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.program_runner import ProgramRunner
+from autograd_gpu.runtime.schedules import Schedule
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.device_preconditioner import AdaptiveSteps
 from autograd_gpu.solvers.evaluation import current_parameters
@@ -57,7 +58,7 @@ def gradient(record: Recorder, device: Device, level: int) -> None:
     problem, arrays = springs(level)
     analysis = problem.analysis()
     x = current_parameters(problem)
-    tables = NodeTables(array_layouts(analysis), analysis.groups, x, stored=False)
+    tables = NodeTables(array_layouts(analysis), analysis.groups, x, schedules=[Schedule()])
     program = gradient_program(tables.sizes)
     # A buffer to wait for: reading the gradient itself would let the clocks fall.
     fence = BufferSpec(name="fence", size=4, role="state")

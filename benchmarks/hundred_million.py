@@ -22,6 +22,7 @@ import autograd_gpu as ag
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.gathered_products import GatheredProducts
 from autograd_gpu.runtime.node_incidences import NodeIncidences
+from autograd_gpu.runtime.schedules import Schedule
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.evaluation import current_parameters
 from benchmarks.metrics import RESULTS, Recorder, slope
@@ -89,7 +90,7 @@ def measure(record: Recorder, device: Device, springs: int, budget: int | None) 
     flat = current_parameters(problem)
     record.add(f"{key}/describe", time.perf_counter() - began, "s")
     began = time.perf_counter()
-    lists = NodeIncidences(array_layouts(analysis), analysis.groups, flat, stored=False)
+    lists = NodeIncidences(array_layouts(analysis), analysis.groups, flat, schedules=[Schedule()])
     record.add(f"{key}/order", time.perf_counter() - began, "s")
     device.memory.reset_peak()
     began = time.perf_counter()

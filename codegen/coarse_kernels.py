@@ -19,6 +19,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from autograd_gpu.codegen.block_factor import PIVOT_FLOOR
 from autograd_gpu.codegen.coarse_layout import (
     LARGEST_SPACE,
     MODE_BITS,
@@ -42,12 +43,7 @@ from autograd_gpu.codegen.coarse_space import (
     prolongation,
     restriction,
 )
-from autograd_gpu.codegen.incidence import (
-    PIVOT_FLOOR,
-    STORED_JACOBIAN,
-    Contribution,
-    structure_key,
-)
+from autograd_gpu.codegen.incidence import STORED_JACOBIAN, Contribution, structure_key
 from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements
 from autograd_gpu.codegen.solve_kernels import (
     Loader,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from autograd_gpu.codegen.coarse_kernels import coarse_kernels
 from autograd_gpu.codegen.coarse_layout import STRIP, TILE
 from autograd_gpu.codegen.coarse_space import CoarseStructure
+from autograd_gpu.codegen.incidence import WORKGROUP_SIZE
 from autograd_gpu.codegen.program import BufferRole, BufferSpec, DispatchSpec, Program, SequenceSpec
-from autograd_gpu.codegen.solve_kernels import WORKGROUP_SIZE
 from autograd_gpu.codegen.solve_program import (
     WORD,
     SolveSizes,

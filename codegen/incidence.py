@@ -6,9 +6,9 @@ several arrays' blocks of equal index, such as position and rotation of one vert
 or a team of threads, per node walks its incident elements and sums their contributions: no
 atomics, and the same bits in every run.
 
-This module builds, as IR, what one incidence contributes. Jacobian entries are either loaded
-(``stored``) or recomputed from parameters and data; constants of the Jacobian are literals in
-both cases and are never stored nor loaded.
+This module builds, as IR, what one incidence contributes. Jacobian entries, or entries of an
+element's JᵀJ and Jᵀr, are either loaded (``stored``) or recomputed from parameters and data;
+constants are literals in all cases and are never stored nor loaded.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from autograd_gpu.codegen.block_factor import block_factor, lower_index
+from autograd_gpu.codegen.element_blocks import BlockRecord, Key, Term, record_terms
 from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.kernel import Kernel
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.rewrite import RULES, simplify
+
+WORKGROUP_SIZE = 256
+"""Threads of a workgroup unless a schedule says otherwise; what every WebGPU device grants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +63,15 @@ class GroupStructure:
         kernel: residuals and Jacobian, from which sums are made.
         residual: residuals whose half square is the cost; others than those under a robust loss.
         slots: where each slot lives; None for data.
-        stored: a record of residuals and Jacobian is kept per element.
+        stored: a record is kept per element: residuals and Jacobian …
+        blocks: … or, if this is given, entries of JᵀJ and Jᵀr.
     """
 
     kernel: Kernel
     residual: Kernel
     slots: tuple[NodeSlot | None, ...]
     stored: bool
+    blocks: BlockRecord | None = None
 
     @property
     def places(self) -> tuple[NodeSlot, ...]:
@@ -77,13 +84,20 @@ class GroupStructure:
 
     @property
     def stored_entries(self) -> int:
-        """Jacobian entries that vary from element to element."""
+        """Entries of the Jacobian, or of stored JᵀJ, that vary from element to element."""
+        if self.blocks is not None:
+            return self.blocks.product_count
         return sum(e.output is not None for e in self.kernel.entries)
+
+    @property
+    def stored_residuals(self) -> int:
+        """Residuals, or entries of stored Jᵀr, of an element."""
+        return self.kernel.residual_size if self.blocks is None else self.blocks.gradient_count
 
     @property
     def record_quads(self) -> int:
         """Stored entries and residuals of an element, in loads of four words; 0 if recomputed."""
-        words = self.stored_entries + self.kernel.residual_size
+        words = self.stored_entries + self.stored_residuals
         return math.ceil(words / 4) if self.stored else 0
 
     @property
@@ -124,12 +138,14 @@ class SolveStructure:
         groups: residual groups.
         kinds: per node set, the incidences it sums.
         damping: name of the damping form.
+        workgroup_size: threads of a workgroup of every kernel, a power of two; no team is larger.
     """
 
     node_sets: tuple[NodeSet, ...]
     groups: tuple[GroupStructure, ...]
     kinds: tuple[tuple[Kind, ...], ...]
     damping: str
+    workgroup_size: int = WORKGROUP_SIZE
 
     @property
     def lanes(self) -> int:
@@ -139,13 +155,15 @@ class SolveStructure:
 
 def group_key(group: GroupStructure) -> str:
     """Text that stands for a group; equal for equal groups, in every process."""
-    return repr((group.kernel.key, group.residual.key, group.slots, group.stored))
+    by_blocks = group.blocks is not None
+    return repr((group.kernel.key, group.residual.key, group.slots, group.stored, by_blocks))
 
 
 def structure_key(structure: SolveStructure) -> str:
     """Text that stands for a structure; equal for equal ones, in every process."""
     groups = [group_key(group) for group in structure.groups]
-    return repr((structure.node_sets, groups, structure.kinds, structure.damping))
+    options = (structure.damping, structure.workgroup_size)
+    return repr((structure.node_sets, groups, structure.kinds, *options))
 
 
 # Argument positions after the slots in a contribution graph.
@@ -167,7 +185,9 @@ class ElementParts:
         self.extra = len(kernel.slots)
         b, m = self.builder, kernel.residual_size
         values: list[int] = []
-        if group.stored:
+        # What a record of blocks does not have is recomputed.
+        loaded = group.stored and group.blocks is None
+        if loaded:
             self.residual = [b.input(self.extra + RESIDUAL, i) for i in range(m)]
         else:
             ids = b.absorb(kernel.graph.nodes)
@@ -178,7 +198,7 @@ class ElementParts:
         for entry in kernel.entries:
             if entry.output is None:
                 node = b.constant(entry.constant)
-            elif group.stored:
+            elif loaded:
                 node = b.input(self.extra + STORED_JACOBIAN, entry.output)
             else:
                 node = values[m + entry.output]
@@ -213,7 +233,7 @@ class ElementParts:
         arguments += [
             Argument("stored", (max(1, self.group.stored_entries),)),
             Argument("vector", (kernel.columns,)),
-            Argument("residual", (kernel.residual_size,)),
+            Argument("residual", (max(1, self.group.stored_residuals),)),
             *extra,
         ]
         return simplify(Graph.build(self.builder, outputs, arguments, None, name))
@@ -228,8 +248,93 @@ class Contribution:
 
 
 @lru_cache(maxsize=512)
+def block_record(group: GroupStructure) -> BlockRecord:
+    """What an element stores of JᵀJ and Jᵀr."""
+    parts = ElementParts(replace(group, stored=False, blocks=None))
+    rows: list[dict[Key, int]] = [{} for _ in parts.rows]
+    for slot in group.places:
+        for row, own in zip(rows, parts.own_rows(slot.place), strict=True):
+            row.update({(slot.place, a): node for a, node in own.items()})
+    keys = sorted({key for row in rows for key in row})
+    pairs = [(a, b) for a in keys for b in keys if b <= a]
+    products = [
+        parts.total([(row[a], row[b]) for row in rows if a in row and b in row]) for a, b in pairs
+    ]
+    gradient = [
+        parts.total([(row[a], parts.residual[i]) for i, row in enumerate(rows) if a in row])
+        for a in keys
+    ]
+    stored, product_terms = record_terms(parts.builder, products)
+    sums, gradient_terms = record_terms(parts.builder, gradient)
+    return BlockRecord(
+        graph=parts.freeze([*stored, *sums], "blocks"),
+        products=dict(zip(pairs, product_terms, strict=True)),
+        gradient=dict(zip(keys, gradient_terms, strict=True)),
+        product_count=len(stored),
+    )
+
+
+class LoadedBlocks:
+    """JᵀJ and Jᵀr of one element, loaded from its record of blocks."""
+
+    def __init__(self, group: GroupStructure, blocks: BlockRecord) -> None:
+        self.parts = ElementParts(group)
+        self.blocks = blocks
+        self._column: dict[Key, int] = {}
+        for column, (slot, k) in enumerate(column_offsets(group)):
+            self._column.setdefault((slot.place, slot.offset + k), column)
+
+    def _load(self, argument: int, term: Term) -> int:
+        b = self.parts.builder
+        if term.position is None:
+            return b.constant(term.factor)
+        node = b.input(self.parts.extra + argument, term.position)
+        return node if term.factor > 0.0 else b.apply("neg", node)
+
+    def gradient(self, place: int) -> dict[int, int]:
+        """Component of the node at ``place`` -> its entry of Jᵀr."""
+        terms = self.blocks.gradient.items()
+        return {a: self._load(RESIDUAL, term) for (p, a), term in terms if p == place}
+
+    def image(self, place: int) -> dict[int, int]:
+        """Component of the node at ``place`` -> its entry of JᵀJ v."""
+        b = self.parts.builder
+        found: dict[int, int] = {}
+        for key in self.blocks.keys:
+            if key[0] == place:
+                entries = [
+                    self.blocks.products[max(key, other), min(key, other)]
+                    for other in self.blocks.keys
+                ]
+                vector = [
+                    b.input(self.parts.extra + VECTOR, self._column[other])
+                    for other in self.blocks.keys
+                ]
+                pairs = zip(entries, vector, strict=True)
+                found[key[1]] = self.parts.total(
+                    [(self._load(STORED_JACOBIAN, term), v) for term, v in pairs]
+                )
+        return found
+
+    def diagonal(self, place: int) -> dict[int, int]:
+        """Packed position -> entry of the diagonal block of the node at ``place``."""
+        return {
+            lower_index(a[1], b[1]): self._load(STORED_JACOBIAN, term)
+            for (a, b), term in self.blocks.products.items()
+            if a[0] == b[0] == place and term != Term(None, 0.0)
+        }
+
+    def contribution(self, sums: dict[int, int], name: str) -> Contribution:
+        """Target -> node as a contribution."""
+        return Contribution(self.parts.freeze(list(sums.values()), name), tuple(sums))
+
+
+@lru_cache(maxsize=512)
 def product_contribution(group: GroupStructure, place: int) -> Contribution:
     """Jᵀ(J v) restricted to the node at ``place``; targets are its components."""
+    if group.blocks is not None:
+        loaded = LoadedBlocks(group, group.blocks)
+        return loaded.contribution(loaded.image(place), "product")
     parts = ElementParts(group)
     b = parts.builder
     v = [b.input(parts.extra + VECTOR, c) for c in range(group.kernel.columns)]
@@ -256,6 +361,9 @@ def image_graph(group: GroupStructure) -> Graph:
 @lru_cache(maxsize=512)
 def gradient_contribution(group: GroupStructure, place: int) -> Contribution:
     """Jᵀr restricted to the node at ``place``; targets are its components."""
+    if group.blocks is not None:
+        loaded = LoadedBlocks(group, group.blocks)
+        return loaded.contribution(loaded.gradient(place), "gradient")
     parts = ElementParts(group)
     return _transposed(parts, place, parts.residual, "gradient")
 
@@ -269,17 +377,16 @@ def _transposed(parts: ElementParts, place: int, image: Sequence[int], name: str
     return Contribution(parts.freeze(outputs, name), tuple(targets))
 
 
-def lower_index(a: int, b: int) -> int:
-    """Position of (a, b), a >= b, in a packed lower triangle."""
-    return a * (a + 1) // 2 + b
-
-
 @lru_cache(maxsize=512)
 def linearize_contribution(group: GroupStructure, place: int, width: int) -> Contribution:
     """Gradient and diagonal block of the node at ``place``.
 
     Targets 0 … width - 1 are the gradient's components, then the packed lower triangle of JᵀJ.
     """
+    if group.blocks is not None:
+        loaded = LoadedBlocks(group, group.blocks)
+        block = {width + k: node for k, node in loaded.diagonal(place).items()}
+        return loaded.contribution(loaded.gradient(place) | block, "linearize")
     parts = ElementParts(group)
     own = parts.own_rows(place)
     present = sorted({a for row in own for a in row})
@@ -299,81 +406,6 @@ def linearize_contribution(group: GroupStructure, place: int, width: int) -> Con
                     outputs.append(node)
                     targets.append(width + lower_index(a, b))
     return Contribution(parts.freeze(outputs, "linearize"), tuple(targets))
-
-
-@dataclass(frozen=True, slots=True)
-class BlockFactor:
-    """LDLᵀ of a node's damped diagonal block, specialised to its structural zeros.
-
-    Attributes:
-        factor: graph from the packed lower triangle of the block to what is stored.
-        solve: graph from (stored factor, right-hand side) to the solution.
-        stored: numbers per node.
-    """
-
-    factor: Graph
-    solve: Graph
-    stored: int
-
-
-PIVOT_FLOOR = 1e-6
-"""Smallest pivot relative to its diagonal entry. Rounding can make a float32 block indefinite
-(rotations near 2π); an adjugate inverse then silently ends CG, a floored pivot does not."""
-
-
-@lru_cache(maxsize=128)
-def block_factor(width: int, nonzero: frozenset[int]) -> BlockFactor:
-    """Factor and solve for blocks whose packed entries ``nonzero`` are not structurally zero."""
-    b = Builder(RULES)
-    zero = b.constant(0.0)
-
-    def entry(i: int, j: int) -> int:
-        k = lower_index(i, j)
-        return b.input(0, k) if k in nonzero else zero
-
-    lower: dict[tuple[int, int], int] = {}
-    pivots: list[int] = []
-    for j in range(width):
-        pivot = entry(j, j)
-        for k in range(j):
-            term = b.apply("mul", b.apply("mul", lower[j, k], lower[j, k]), pivots[k])
-            pivot = b.apply("sub", pivot, term)
-        floor = b.apply("mul", b.constant(PIVOT_FLOOR), entry(j, j))
-        pivots.append(b.apply("maximum", pivot, floor))
-        for i in range(j + 1, width):
-            value = entry(i, j)
-            for k in range(j):
-                term = b.apply("mul", b.apply("mul", lower[i, k], lower[j, k]), pivots[k])
-                value = b.apply("sub", value, term)
-            lower[i, j] = b.apply("div", value, pivots[j])
-    outputs = [b.apply("div", b.constant(1.0), p) for p in pivots]
-    position: dict[tuple[int, int], int] = {}
-    for key, node in lower.items():
-        if b.literal(node) is None:
-            position[key] = len(outputs)
-            outputs.append(node)
-    packed = Argument("block", (width * (width + 1) // 2,))
-    factor = Graph.build(b, outputs, [packed], None, "factor")
-    return BlockFactor(factor, _block_solve(width, position, len(outputs)), len(outputs))
-
-
-def _block_solve(width: int, position: dict[tuple[int, int], int], stored: int) -> Graph:
-    b = Builder(RULES)
-    x = [b.input(1, a) for a in range(width)]
-
-    def subtract(i: int, j: int, key: tuple[int, int]) -> None:
-        if key in position:
-            x[i] = b.apply("sub", x[i], b.apply("mul", b.input(0, position[key]), x[j]))
-
-    for i in range(width):
-        for j in range(i):
-            subtract(i, j, (i, j))
-    x[:] = [b.apply("mul", v, b.input(0, a)) for a, v in enumerate(x)]
-    for i in reversed(range(width)):
-        for j in range(i + 1, width):
-            subtract(i, j, (j, i))
-    arguments = [Argument("factor", (stored,)), Argument("rhs", (width,))]
-    return Graph.build(b, x, arguments, None, "solve")
 
 
 def block_pattern(structure: SolveStructure, node_set: int) -> frozenset[int]:
@@ -420,7 +452,7 @@ class ElementContribution:
 @lru_cache(maxsize=512)
 def element_contribution(group: GroupStructure, product: str) -> ElementContribution:
     """All contributions of one element of ``group`` to one of ``PRODUCTS``."""
-    parts = ElementParts(replace(group, stored=False))
+    parts = ElementParts(replace(group, stored=False, blocks=None))
     b = parts.builder
     image = parts.residual
     if product == "jtj_product":
@@ -439,6 +471,9 @@ def element_contribution(group: GroupStructure, product: str) -> ElementContribu
 @lru_cache(maxsize=512)
 def block_contribution(group: GroupStructure, place: int) -> Contribution:
     """Diagonal block of the node at ``place``; targets are packed positions."""
+    if group.blocks is not None:
+        loaded = LoadedBlocks(group, group.blocks)
+        return loaded.contribution(loaded.diagonal(place), "block")
     parts = ElementParts(group)
     sums = _block(parts, parts.own_rows(place))
     return Contribution(parts.freeze(list(sums.values()), "block"), tuple(sums))

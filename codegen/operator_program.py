@@ -5,7 +5,6 @@ One sequence per product (``PRODUCTS``), under any of the accumulations of ``sca
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from autograd_gpu.codegen.incidence import PRODUCTS
@@ -24,9 +23,9 @@ from autograd_gpu.codegen.scatter_kernels import (
     partial_sums,
     triangle,
 )
-from autograd_gpu.codegen.solve_kernels import WORKGROUP_SIZE, linearize_elements
+from autograd_gpu.codegen.solve_kernels import linearize_elements
 from autograd_gpu.codegen.solve_layout import STATE_WORDS
-from autograd_gpu.codegen.solve_program import SolveSizes, pipeline_of, running_total
+from autograd_gpu.codegen.solve_program import SolveSizes, padded, pipeline_of, running_total
 
 WORD = 4
 
@@ -70,14 +69,17 @@ class OperatorSizes:
 def _invocations(sizes: OperatorSizes, product: str) -> list[int]:
     """Invocations of each of ``operator_kernels``, in their order."""
     solve, structure = sizes.solve, sizes.structure
-    elements = [math.ceil(n / WORKGROUP_SIZE) * WORKGROUP_SIZE for n in solve.elements]
-    sets = solve.structure.node_sets
-    if structure.accumulation == "gather":
-        return [n * s.team for n, s in zip(solve.nodes, sets, strict=True)]
-    if structure.accumulation == "two-level":
-        return elements + [n * t for n, t in zip(solve.nodes, structure.teams, strict=True)]
-    words = sizes.block_bases[-1] if product == BLOCK_DIAGONAL else solve.components
-    return [words, *elements]
+    elements = [padded(n, solve.structure.workgroup_size) for n in solve.elements]
+    counts: list[int] = []
+    if structure.gathers:
+        sets = solve.structure.node_sets
+        counts += [n * s.team for n, s in zip(solve.nodes, sets, strict=True)]
+    counts += [elements[g] for g in structure.groups_by("two-level")]
+    counts += [solve.nodes[k] * structure.teams[k] for k in structure.reduced_sets]
+    if not counts:
+        counts.append(sizes.block_bases[-1] if product == BLOCK_DIAGONAL else solve.components)
+    atomic = structure.groups_by("atomic-native", "atomic-cas")
+    return [*counts, *(elements[g] for g in atomic)]
 
 
 def _buffers(sizes: OperatorSizes) -> list[BufferSpec]:
@@ -100,7 +102,7 @@ def operator_program(sizes: OperatorSizes) -> Program:
     """Buffers, pipelines and a sequence per product that reads its result back."""
     # Nodes that gather load what a first dispatch stored; elements always recompute.
     stored = None
-    if sizes.structure.accumulation == "gather":
+    if sizes.structure.gathers:
         stored = linearize_elements(sizes.structure.solve)
     pipelines = [] if stored is None else [pipeline_of(stored)]
     sequences: dict[str, SequenceSpec] = {}

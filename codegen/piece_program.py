@@ -59,7 +59,8 @@ def table_buffer(number: int) -> str:
 
 def whole_structure(structure: SolveStructure) -> OperatorStructure:
     """What the kernels of a piece are generated from."""
-    return OperatorStructure(solve=structure, accumulation="gather", teams=())
+    gather = ("gather",) * len(structure.groups)
+    return OperatorStructure(solve=structure, accumulations=gather, teams=())
 
 
 def piece_vectors(products: Sequence[str]) -> dict[str, BufferRole]:

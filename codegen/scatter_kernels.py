@@ -35,7 +35,6 @@ from autograd_gpu.codegen.kernel import GENERATOR_VERSION
 from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_prelude
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
 from autograd_gpu.codegen.solve_kernels import (
-    WORKGROUP_SIZE,
     Body,
     Loader,
     SolveKernel,
@@ -62,24 +61,40 @@ class OperatorStructure:
 
     Attributes:
         solve: the problem's structure.
-        accumulation: one of ``ACCUMULATIONS``.
+        accumulations: one of ``ACCUMULATIONS`` per group.
         teams: ``two-level``: threads that share one node's partial sums, per node set.
     """
 
     solve: SolveStructure
-    accumulation: str
+    accumulations: tuple[str, ...]
     teams: tuple[int, ...]
+
+    def groups_by(self, *accumulations: str) -> tuple[int, ...]:
+        """Groups that accumulate in one of these ways."""
+        return tuple(g for g, a in enumerate(self.accumulations) if a in accumulations)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether nodes are gathered: the first to write a result, or there is nothing else."""
+        return bool(self.groups_by("gather")) or not self.accumulations
 
     @property
     def reductions(self) -> tuple[tuple[int, int], ...]:
         """(group, node set) pairs that have partial sums per workgroup; none but ``two-level``."""
-        if self.accumulation != "two-level":
-            return ()
         return tuple(
             (g, k)
-            for g, group in enumerate(self.solve.groups)
-            for k in sorted({s.node_set for s in group.places})
+            for g in self.groups_by("two-level")
+            for k in sorted({s.node_set for s in self.solve.groups[g].places})
         )
+
+    @property
+    def reduced_sets(self) -> tuple[int, ...]:
+        """Node sets that sums over workgroups are written to: all, unless gathering wrote them."""
+        if not self.reductions:
+            return ()
+        if not self.gathers:
+            return tuple(range(len(self.solve.node_sets)))
+        return tuple(sorted({k for _, k in self.reductions}))
 
     @property
     def control_rows(self) -> int:
@@ -118,6 +133,7 @@ def _render(
     template: str,
     buffers: dict[str, tuple[str, bool]],
     context: dict[str, Any],
+    accumulation: str,
 ) -> SolveKernel:
     """Text of a kernel; ``buffers`` maps each bound buffer to (type, whether it is written)."""
     lanes = structure.solve.lanes
@@ -127,11 +143,11 @@ def _render(
         .render(
             name=name,
             version=GENERATOR_VERSION,
-            accumulation=structure.accumulation,
+            accumulation=accumulation,
             lanes=lanes,
             unit="f32" if lanes == 1 else f"vec{lanes}<f32>",
             control_rows=structure.control_rows,
-            workgroup_size=WORKGROUP_SIZE,
+            workgroup_size=structure.solve.workgroup_size,
             bindings=[
                 (k + 1, "read_write" if written else "read", buffer, kind)
                 for k, (buffer, (kind, written)) in enumerate(buffers.items())
@@ -145,6 +161,7 @@ def _render(
         source=f"{text}\n{prelude}" if prelude else text,
         buffers=("control", *buffers),
         writes=frozenset(buffer for buffer, (_, written) in buffers.items() if written),
+        workgroup_size=structure.solve.workgroup_size,
     )
 
 
@@ -196,12 +213,17 @@ def gather_nodes(structure: OperatorStructure, product: str, node_set: int) -> S
             solve, node_set, k, _INCIDENCE[product](solve.groups[kind.group], kind.place)
         )
         for k, kind in enumerate(solve.kinds[node_set])
+        if structure.accumulations[kind.group] == "gather"
     ]
     used = range(nodes.width)
     if product == BLOCK_DIAGONAL:
         used = sorted({a for body in bodies for a, _ in body.outputs})
     inputs = _inputs(bodies)
-    recomputed = any(not solve.groups[kind.group].stored for kind in solve.kinds[node_set])
+    recomputed = any(
+        not solve.groups[kind.group].stored
+        for kind in solve.kinds[node_set]
+        if structure.accumulations[kind.group] == "gather"
+    )
     if recomputed:
         inputs["parameters"] = ("array<unit>", False)
     if product in _VECTOR_WORDS:
@@ -214,7 +236,9 @@ def gather_nodes(structure: OperatorStructure, product: str, node_set: int) -> S
         "own_direction": product in _VECTOR_WORDS,
     }
     output = {output_name(product): (_output_type(product), True)}
-    return _render(structure, f"gather_{product}_{node_set}", "gather", inputs | output, context)
+    return _render(
+        structure, f"gather_{product}_{node_set}", "gather", inputs | output, context, "gather"
+    )
 
 
 # -- elements ----------------------------------------------------------------------------------
@@ -272,7 +296,7 @@ def clear_output(structure: OperatorStructure, product: str) -> SolveKernel:
     """Zeros in a product's buffer, one thread per word."""
     output = output_name(product)
     buffers = {output: ("array<u32>", True)}
-    return _render(structure, f"clear_{output}", "clear", buffers, {"output": output})
+    return _render(structure, f"clear_{output}", "clear", buffers, {"output": output}, "atomic")
 
 
 def atomic_elements(structure: OperatorStructure, product: str, g: int) -> SolveKernel:
@@ -286,7 +310,8 @@ def atomic_elements(structure: OperatorStructure, product: str, g: int) -> Solve
     slots = {s.place: s for s in group.places}
     inputs = _inputs([body])
     output = output_name(product)
-    native = structure.accumulation == "atomic-native"
+    accumulation = structure.accumulations[g]
+    native = accumulation == "atomic-native"
     inputs[output] = (f"array<atomic<{'f32' if native else 'u32'}>>", True)
     context = {
         "body": body,
@@ -296,7 +321,7 @@ def atomic_elements(structure: OperatorStructure, product: str, g: int) -> Solve
             _place_context(structure, product, slots[p], sums) for p, sums in by_place.items()
         ],
     }
-    return _render(structure, f"atomic_{product}_{g}", "atomic", inputs, context)
+    return _render(structure, f"atomic_{product}_{g}", "atomic", inputs, context, accumulation)
 
 
 # -- two levels --------------------------------------------------------------------------------
@@ -320,13 +345,14 @@ def _rounds(structure: OperatorStructure, product: str, g: int) -> list[dict[str
     targets = element_contribution(group, product).targets
     position = {target: k for k, target in enumerate(targets)}
     rounds: list[dict[str, Any]] = []
+    workgroup = structure.solve.workgroup_size
     for k in sorted({s.node_set for s in group.places}):
         places = places_of(group, k)
-        stride = len(places) * WORKGROUP_SIZE
+        stride = len(places) * workgroup
         if stride > SHARED_WORDS:
             raise DeviceLimitError(
                 f"residuals {group.kernel.name!r}: an element sees {len(places)} blocks, "
-                f"two-level accumulation holds {SHARED_WORDS // WORKGROUP_SIZE} in "
+                f"two-level accumulation holds {SHARED_WORDS // workgroup} in "
                 f"{4 * SHARED_WORDS} bytes of shared memory; use accumulation='gather'"
             )
         sums = partial_sums(group, product, k)
@@ -335,7 +361,7 @@ def _rounds(structure: OperatorStructure, product: str, g: int) -> list[dict[str
             chunk = sums[first : first + step]
             stores = [
                 (
-                    q * stride + i * WORKGROUP_SIZE,
+                    q * stride + i * workgroup,
                     f"s{position[p, a]}" if (p, a) in position else "0.0f",
                 )
                 for q, a in enumerate(chunk)
@@ -369,7 +395,7 @@ def two_level_elements(structure: OperatorStructure, product: str, g: int) -> So
     }
     name = f"two_level_{product}_elements_{g}"
     inputs["partials"] = ("array<f32>", True)
-    return _render(structure, name, "two_level_elements", inputs, context)
+    return _render(structure, name, "two_level_elements", inputs, context, "two-level")
 
 
 def two_level_nodes(structure: OperatorStructure, product: str, node_set: int) -> SolveKernel:
@@ -383,10 +409,13 @@ def two_level_nodes(structure: OperatorStructure, product: str, node_set: int) -
     used: Sequence[int] = range(solve.node_sets[node_set].width)
     if product == BLOCK_DIAGONAL:
         used = sorted({a for source in sources for a in source["sums"]})
+        if structure.gathers:  # the whole block is stored again
+            used = range(triangle(solve.node_sets[node_set].width))
     context = {
         **_store_context(structure, product, node_set, used),
         "team": structure.teams[node_set],
         "sources": sources,
+        "adds": structure.gathers,
         "base": _BASES[product],
     }
     buffers = {
@@ -395,24 +424,28 @@ def two_level_nodes(structure: OperatorStructure, product: str, node_set: int) -
         output_name(product): (_output_type(product), True),
     }
     name = f"two_level_{product}_nodes_{node_set}"
-    return _render(structure, name, "two_level_nodes", buffers, context)
+    return _render(structure, name, "two_level_nodes", buffers, context, "two-level")
 
 
 @lru_cache(maxsize=64)
 def operator_kernels(structure: OperatorStructure, product: str) -> tuple[SolveKernel, ...]:
     """Kernels of a product in the order in which they run."""
-    key = repr((structure_key(structure.solve), structure.accumulation, structure.teams, product))
+    solve = structure_key(structure.solve)
+    key = repr((solve, structure.accumulations, structure.teams, product))
     made = kept_kernels("operator kernels", key, lambda: _all_kernels(structure, product))
     return tuple(made.values())
 
 
 def _all_kernels(structure: OperatorStructure, product: str) -> tuple[SolveKernel, ...]:
-    sets = range(len(structure.solve.node_sets))
-    groups = range(len(structure.solve.groups))
-    if structure.accumulation == "gather":
-        return tuple(gather_nodes(structure, product, k) for k in sets)
-    if structure.accumulation == "two-level":
-        elements = [two_level_elements(structure, product, g) for g in groups]
-        return (*elements, *(two_level_nodes(structure, product, k) for k in sets))
-    elements = [atomic_elements(structure, product, g) for g in groups]
-    return (clear_output(structure, product), *elements)
+    """What gathers writes every node, two levels write or add to what is there, atomics add."""
+    kernels: list[SolveKernel] = []
+    if structure.gathers:
+        sets = range(len(structure.solve.node_sets))
+        kernels += [gather_nodes(structure, product, k) for k in sets]
+    two_level = structure.groups_by("two-level")
+    kernels += [two_level_elements(structure, product, g) for g in two_level]
+    kernels += [two_level_nodes(structure, product, k) for k in structure.reduced_sets]
+    if not kernels:
+        kernels.append(clear_output(structure, product))
+    atomic = structure.groups_by("atomic-native", "atomic-cas")
+    return (*kernels, *(atomic_elements(structure, product, g) for g in atomic))

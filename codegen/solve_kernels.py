@@ -21,19 +21,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from autograd_gpu.codegen.block_factor import block_factor, lower_index
 from autograd_gpu.codegen.incidence import (
     STORED_JACOBIAN,
     VECTOR,
+    WORKGROUP_SIZE,
     Contribution,
     GroupStructure,
     Kind,
     SolveStructure,
-    block_factor,
     block_pattern,
     column_offsets,
     gradient_contribution,
     linearize_contribution,
-    lower_index,
     product_contribution,
     structure_key,
 )
@@ -55,8 +55,6 @@ from autograd_gpu.codegen.solve_layout import (
     set_row,
 )
 from autograd_gpu.ir import Graph
-
-WORKGROUP_SIZE = 256
 
 DAMPING_SCALE = {
     "diagonal": "clamp(h, 1e-6f, 1e32f)",
@@ -151,7 +149,7 @@ def common_context(structure: SolveStructure, name: str) -> dict[str, Any]:
         "name": name,
         "version": GENERATOR_VERSION,
         "control_rows": control_rows(structure),
-        "workgroup_size": WORKGROUP_SIZE,
+        "workgroup_size": structure.workgroup_size,
         "vector": {v.name.lower(): int(v) for v in Vector},
         "step_sums": STEP_SUMS,
         "element_sums": ELEMENT_SUMS,
@@ -198,6 +196,7 @@ def render_kernel(
         source=f"{text}\n{prelude}" if prelude else text,
         buffers=("control", *buffers),
         writes=frozenset(b for b, written in buffers.items() if written),
+        workgroup_size=context["workgroup_size"],
     )
 
 
@@ -406,13 +405,15 @@ def _quads(words: tuple[str, ...]) -> list[str]:
 
 
 def linearize_elements(structure: SolveStructure) -> SolveKernel | None:
-    """Residuals and Jacobians of the groups that store them; None if there is no such group."""
+    """Records of the groups that store them; None if there is no such group."""
     groups: list[dict[str, Any]] = []
     for g, group in enumerate(structure.groups):
         if group.stored:
-            body = element_body(structure, g, group.kernel.graph)
+            # The kernel's graph begins with residuals, a record ends with them.
+            m = 0 if group.blocks else group.kernel.residual_size
+            graph = group.blocks.graph if group.blocks else group.kernel.graph
+            body = element_body(structure, g, graph)
             words = tuple(text for _, text in body.outputs)
-            m = group.kernel.residual_size
             groups.append({"body": body, "quads": _quads((*words[m:], *words[:m]))})
     if not groups:
         return None

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autograd_gpu.codegen.incidence import SolveStructure, factor_words
+from autograd_gpu.codegen.incidence import WORKGROUP_SIZE, SolveStructure, factor_words
 from autograd_gpu.codegen.program import (
     BindingKind,
     BufferRole,
@@ -20,7 +20,6 @@ from autograd_gpu.codegen.program import (
     SequenceSpec,
 )
 from autograd_gpu.codegen.solve_kernels import (
-    WORKGROUP_SIZE,
     SolveKernel,
     gradient_kernels,
     solve_kernels,
@@ -37,9 +36,9 @@ from autograd_gpu.codegen.solve_layout import (
 WORD = 4
 
 
-def padded(count: int) -> int:
+def padded(count: int, workgroup_size: int = WORKGROUP_SIZE) -> int:
     """``count`` rounded up to whole workgroups."""
-    return math.ceil(count / WORKGROUP_SIZE) * WORKGROUP_SIZE
+    return math.ceil(count / workgroup_size) * workgroup_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,19 +89,20 @@ class SolveSizes:
     def product_groups(self) -> list[int]:
         """First partial sum of each node set's gather; the last entry is their number."""
         teams = [n.team for n in self.structure.node_sets]
+        size = self.structure.workgroup_size
         return running_total(
-            [math.ceil(n * t / WORKGROUP_SIZE) for n, t in zip(self.nodes, teams, strict=True)]
+            [math.ceil(n * t / size) for n, t in zip(self.nodes, teams, strict=True)]
         )
 
     @property
     def update_groups(self) -> list[int]:
         """First workgroup of each node set in ``cg_update``; the last entry is their number."""
-        return running_total([math.ceil(n / WORKGROUP_SIZE) for n in self.nodes])
+        return running_total([math.ceil(n / self.structure.workgroup_size) for n in self.nodes])
 
     @property
     def element_starts(self) -> list[int]:
         """First invocation of each group, whole workgroups; the last entry is their number."""
-        return running_total([padded(n) for n in self.elements])
+        return running_total([padded(n, self.structure.workgroup_size) for n in self.elements])
 
     @property
     def jacobian_bases(self) -> list[int]:
@@ -116,8 +116,8 @@ class SolveSizes:
     def partial_bases(self) -> tuple[int, int, int, int]:
         """Words at which step sums, element sums and maxima begin, and the total."""
         products = self.product_groups[-1]
-        steps = math.ceil(self.length / WORKGROUP_SIZE)
-        elements = self.element_starts[-1] // WORKGROUP_SIZE
+        steps = math.ceil(self.length / self.structure.workgroup_size)
+        elements = self.element_starts[-1] // self.structure.workgroup_size
         first = 2 * products
         second = first + STEP_SUMS * steps
         third = second + ELEMENT_SUMS * elements
@@ -184,7 +184,7 @@ def solve_program(sizes: SolveSizes) -> Program:
         dispatch("trial_elements", sizes.element_starts[-1]),
         dispatch("decide", 1),
     ]
-    update = dispatch("cg_update", WORKGROUP_SIZE * sizes.update_groups[-1])
+    update = dispatch("cg_update", structure.workgroup_size * sizes.update_groups[-1])
     products = tuple(dispatch(f"cg_product_{k}", gathers[k]) for k in sets)
     return Program(
         buffers=tuple(_buffers(sizes)),

@@ -202,13 +202,16 @@ class DeviceGradient:
     ) -> None:
         from autograd_gpu.runtime.node_tables import NodeTables
         from autograd_gpu.runtime.operators import Operators
+        from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
         from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 
         self._analysis = analysis
         self._watch = watch
         self._session = analysis.session(choice)
-        tables = NodeTables(array_layouts(analysis), analysis.groups, start)
-        self._operators = Operators(device, tables, accumulation="auto")
+        chooser = ScheduleChooser("gradient", identity_of(device))
+        layouts = array_layouts(analysis)
+        tables = NodeTables(layouts, analysis.groups, start, schedules=chooser)
+        self._operators = Operators(device, tables)
         self.description = device.name
         watch.lap("compile")
 

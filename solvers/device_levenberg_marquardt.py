@@ -19,6 +19,7 @@ from autograd_gpu.runtime.choice import BackendChoice, choose_backend
 from autograd_gpu.runtime.device_solve import DeviceSolve
 from autograd_gpu.runtime.node_orders import ArrayLayout
 from autograd_gpu.runtime.node_tables import NodeTables
+from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
 from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.device_preconditioner import BLOCK_JACOBI, AdaptiveSteps
@@ -114,7 +115,8 @@ def resident_steps(
         through_jax = JaxSolve(JaxTables(arrays, groups, start, damping, choice.precision))
         return through_jax, BlockJacobiSteps(through_jax)
     assert choice.device is not None
-    tables = NodeTables(arrays, groups, start, damping)
+    chooser = ScheduleChooser("solve", identity_of(choice.device))
+    tables = NodeTables(arrays, groups, start, damping, chooser)
     solve = DeviceSolve(choice.device, tables)
     return solve, AdaptiveSteps(solve, tables, arrays, start)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autograd_gpu.codegen.coarse_program import CoarseSizes
+from autograd_gpu.codegen.incidence import WORKGROUP_SIZE
 from autograd_gpu.codegen.solve_program import SolveSizes
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.coarse_tables import USUAL_SPACE, CoarseTables
@@ -47,6 +48,8 @@ def coarse_tables(
         parameters: flat; what looks like positions now moves rigidly.
         unknowns: coarse unknowns at most.
     """
+    if tables.structure.workgroup_size != WORKGROUP_SIZE:
+        return None  # its kernels are laid out for workgroups of the usual size
     values = [
         parameters[a.base : a.base + a.blocks * a.width].reshape(a.blocks, a.width) for a in arrays
     ]

@@ -15,20 +15,24 @@ import pytest
 import autograd_gpu as ag
 import workloads
 from adapters_for_tests import wgsl_adapters
-from autograd_gpu.codegen.incidence import PRODUCTS, element_contribution, gradient_contribution
+from autograd_gpu.codegen.incidence import (
+    PRODUCTS,
+    WORKGROUP_SIZE,
+    element_contribution,
+    gradient_contribution,
+)
 from autograd_gpu.codegen.scatter_kernels import (
     ACCUMULATIONS,
     SHARED_WORDS,
     OperatorStructure,
     operator_kernels,
 )
-from autograd_gpu.codegen.solve_kernels import WORKGROUP_SIZE
 from autograd_gpu.errors import DeviceError, DeviceLimitError, InputError, ShapeError
 from autograd_gpu.meshes import energies
 from autograd_gpu.runtime.adapters import devices
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.node_tables import ArrayLayout, NodeTables
-from autograd_gpu.runtime.operators import GATHER_UP_TO, Operators, choose_accumulation
+from autograd_gpu.runtime.operators import Operators
 from autograd_gpu.solvers.evaluation import current_parameters
 from tolerances import Tolerance
 
@@ -240,24 +244,6 @@ def test_a_second_call_allocates_nothing(
 
 
 @pytest.mark.wgsl
-@each_adapter
-def test_auto_says_why(adapter: str, opened: Callable[[str], Device]) -> None:
-    device = opened(adapter)
-    with Operators(device, oracle("one_target").tables, "auto") as operators:
-        software = device.adapter.is_software
-        assert operators.accumulation == choose_accumulation(20_000.0, software)[0]
-        assert "per node: 20000.0" in operators.schedule
-        assert "auto: " in operators.schedule
-
-
-def test_auto_gathers_unless_a_gpu_has_few_nodes_with_long_lists() -> None:
-    assert choose_accumulation(6.0, software=False)[0] == "gather"
-    assert choose_accumulation(GATHER_UP_TO, software=False)[0] == "gather"
-    assert choose_accumulation(GATHER_UP_TO + 1.0, software=False)[0] == "two-level"
-    assert choose_accumulation(1e6, software=True)[0] == "gather"
-
-
-@pytest.mark.wgsl
 def test_wrong_input_is_refused(opened: Callable[[str], Device]) -> None:
     known, device = oracle("springs"), opened(wgsl_adapters()[0])
     with pytest.raises(InputError, match="unknown accumulation 'tree'; known are gather, two-l"):
@@ -275,7 +261,7 @@ def test_wrong_input_is_refused(opened: Callable[[str], Device]) -> None:
 def texts(tables: NodeTables, accumulation: str) -> Iterator[str]:
     structure = OperatorStructure(
         solve=tables.structure,
-        accumulation=accumulation,
+        accumulations=tuple(accumulation for _ in tables.structure.groups),
         teams=tuple(1 for _ in tables.structure.node_sets),
     )
     for product in PRODUCTS:
@@ -353,7 +339,9 @@ def generated_blocks() -> dict[str, str]:
     tables = only_springs()
     text: dict[str, str] = {}
     for accumulation in ("gather", "atomic-cas"):
-        structure = OperatorStructure(solve=tables.structure, accumulation=accumulation, teams=(1,))
+        structure = OperatorStructure(
+            solve=tables.structure, accumulations=(accumulation,), teams=(1,)
+        )
         text[accumulation] = operator_kernels(structure, "gradient")[-1].source
     graph = element_contribution(tables.structure.groups[0], "gradient").graph
     return {

@@ -11,7 +11,7 @@ import pytest
 import autograd_gpu as ag
 import workloads
 from adapters_for_tests import wgsl_adapters
-from autograd_gpu.codegen.incidence import block_factor, lower_index
+from autograd_gpu.codegen.block_factor import block_factor, lower_index
 from autograd_gpu.codegen.program import MAX_STORAGE_BUFFERS, MAX_WORKGROUP_SIZE, Program
 from autograd_gpu.codegen.solve_program import gradient_program, solve_program
 from autograd_gpu.ir import evaluate_nodes
@@ -21,6 +21,7 @@ from autograd_gpu.runtime.device_solve import DeviceSolve
 from autograd_gpu.runtime.locality import hilbert_order
 from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.program_runner import ProgramRunner
+from autograd_gpu.runtime.schedules import MATERIALISATIONS, Schedule
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.evaluation import current_parameters
 
@@ -36,10 +37,11 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
     opened.close()
 
 
-def tables_of(problem: ag.Problem, stored: bool | None = None) -> NodeTables:
+def tables_of(problem: ag.Problem, materialise: str | None = None) -> NodeTables:
     analysis = problem.analysis()
     x = current_parameters(problem)
-    return NodeTables(array_layouts(analysis), analysis.groups, x, stored=stored)
+    schedules = None if materialise is None else [Schedule(materialise=materialise)]
+    return NodeTables(array_layouts(analysis), analysis.groups, x, schedules=schedules)
 
 
 def many_groups() -> ag.Problem:
@@ -169,12 +171,12 @@ def test_a_second_array_costs_one_dispatch(device: Device) -> None:
     assert len(solve_program(tables.sizes).sequences["cg"].dispatches) == 3
 
 
-@pytest.mark.parametrize("stored", [True, False])
-def test_kernels_stay_within_a_browser(stored: bool) -> None:
+@pytest.mark.parametrize("materialise", MATERIALISATIONS)
+def test_kernels_stay_within_a_browser(materialise: str) -> None:
     problem = workloads.bundle_problem(6, 40)
     for program in (
-        solve_program(tables_of(problem, stored).sizes),
-        solve_program(tables_of(many_groups(), stored).sizes),
+        solve_program(tables_of(problem, materialise).sizes),
+        solve_program(tables_of(many_groups(), materialise).sizes),
     ):
         for pipeline in program.pipelines:
             assert pipeline.storage_buffers <= MAX_STORAGE_BUFFERS
@@ -187,10 +189,10 @@ def test_the_program_is_data(device: Device) -> None:
     assert Program.from_json(program.to_json()) == program
 
 
-@pytest.mark.parametrize("stored", [True, False])
-def test_storing_and_recomputing_agree(device: Device, stored: bool) -> None:
+@pytest.mark.parametrize("materialise", MATERIALISATIONS)
+def test_storing_and_recomputing_agree(device: Device, materialise: str) -> None:
     problem = many_groups()
-    tables = tables_of(problem, stored)
+    tables = tables_of(problem, materialise)
     engine = DeviceSolve(device, tables)
     engine.start(current_parameters(problem), 1e-4, 1e-4, 1e-3)
     record = engine.step(200)
@@ -208,7 +210,7 @@ def test_storing_and_recomputing_agree(device: Device, stored: bool) -> None:
 )
 def test_gathered_gradient_is_the_oracles(device: Device, make: Callable[[], ag.Problem]) -> None:
     problem = make()
-    tables = tables_of(problem, stored=False)
+    tables = tables_of(problem, "nothing")
     with ProgramRunner(device, gradient_program(tables.sizes)) as runner:
         runner.upload("control", tables.control)
         runner.upload("tables", tables.tables)

@@ -18,6 +18,7 @@ from autograd_gpu.runtime.locality import lexical_order, stable_order
 from autograd_gpu.runtime.node_incidences import NodeIncidences
 from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.operators import Operators
+from autograd_gpu.runtime.schedules import Schedule
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.evaluation import current_parameters
 
@@ -56,7 +57,7 @@ def whole(device: Device, problem: ag.Problem) -> tuple[np.ndarray, np.ndarray, 
     analysis = problem.analysis()
     x = current_parameters(problem)
     v = np.random.default_rng(1).standard_normal(x.size)
-    tables = NodeTables(array_layouts(analysis), analysis.groups, x, stored=False)
+    tables = NodeTables(array_layouts(analysis), analysis.groups, x, schedules=[Schedule()])
     with Operators(device, tables) as operators:
         return x, operators.gradient(x), operators.jtj_product(x, v)
 
@@ -64,7 +65,7 @@ def whole(device: Device, problem: ag.Problem) -> tuple[np.ndarray, np.ndarray, 
 def lists_of(problem: ag.Problem) -> NodeIncidences:
     analysis = problem.analysis()
     x = current_parameters(problem)
-    return NodeIncidences(array_layouts(analysis), analysis.groups, x, stored=False)
+    return NodeIncidences(array_layouts(analysis), analysis.groups, x, schedules=[Schedule()])
 
 
 @pytest.mark.wgsl

@@ -20,7 +20,7 @@ from ..codegen.coarse_layout import (
 )
 from ..codegen.coarse_program import CoarseSizes, aggregate_bases
 from ..codegen.coarse_space import CoarseStructure, NodeModes
-from ..codegen.solve_kernels import WORKGROUP_SIZE
+from ..codegen.incidence import WORKGROUP_SIZE
 from .batch import IndexArray
 from .node_tables import NodeTables
 

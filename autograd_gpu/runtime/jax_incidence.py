@@ -90,7 +90,7 @@ class JaxTables(NodeOrders):
         super().__init__(arrays, groups, parameters)
         self.precision = precision
         structures = tuple(
-            replace(self.group_structure(g, True), stored=True) for g in range(len(groups))
+            replace(self.group_structure(g, "jacobian"), stored=True) for g in range(len(groups))
         )
         incidences: list[list[Incidence]] = [[] for _ in self.sets]
         tables: list[list[Any]] = [[] for _ in self.sets]

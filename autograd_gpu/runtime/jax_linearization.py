@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ..codegen.block_factor import PIVOT_FLOOR, lower_index
 from ..codegen.incidence import (
-    PIVOT_FLOOR,
     GroupStructure,
     column_offsets,
     gradient_contribution,
     image_graph,
     linearize_contribution,
-    lower_index,
     product_contribution,
 )
 from ..codegen.kernel import Product

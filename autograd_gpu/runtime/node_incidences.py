@@ -10,19 +10,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autograd_gpu.codegen.incidence import GroupStructure, Kind, NodeSet, NodeSlot, SolveStructure
+from autograd_gpu.codegen.incidence import (
+    WORKGROUP_SIZE,
+    GroupStructure,
+    Kind,
+    NodeSet,
+    NodeSlot,
+    SolveStructure,
+)
 from autograd_gpu.codegen.solve_layout import Column, kind_columns
 from autograd_gpu.codegen.symmetry import is_symmetric
 from autograd_gpu.errors import DeviceLimitError
 from autograd_gpu.runtime.batch import BoundGroup, DataBinding, FloatArray, IndexArray
 from autograd_gpu.runtime.locality import lexical_order, stable_order
 from autograd_gpu.runtime.node_orders import ArrayLayout, NodeOrders
+from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
+from autograd_gpu.runtime.schedules import Schedule, team_of
 
 MASK_BITS = 32
 """A node's frozen components are bits of one word."""
-
-TEAMS = ((24.0, 1), (96.0, 8), (384.0, 32), (float("inf"), 128))
-"""(mean incidences per node up to, threads per node)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +55,11 @@ class NodeIncidences(NodeOrders):
         groups: bound residual groups.
         parameters: current values, for the locality order.
         damping: damping form.
-        stored: store Jacobians (True), recompute them (False), or by cost (None).
+        schedules: of the groups: one for each, one for all, or what chooses them; by default the
+            least estimate for a solve on a GPU.
 
     Attributes:
+        schedules: of the groups.
         structure: what generated text depends on.
         incidences: per node set, lists of each kind.
     """
@@ -62,10 +70,19 @@ class NodeIncidences(NodeOrders):
         groups: Sequence[BoundGroup],
         parameters: FloatArray,
         damping: str = "one-plus-norm",
-        stored: bool | None = None,
+        schedules: Sequence[Schedule] | ScheduleChooser | None = None,
     ) -> None:
         super().__init__(arrays, groups, parameters)
-        structures = [self.group_structure(g, stored) for g in range(len(self.groups))]
+        if not isinstance(schedules, ScheduleChooser):
+            fixed = None if schedules is None else tuple(schedules)
+            schedules = ScheduleChooser("solve", identity_of(None), fixed)
+        self._schedule(schedules([self.features(g) for g in range(len(self.groups))]), damping)
+
+    def _schedule(self, schedules: Sequence[Schedule], damping: str) -> None:
+        """Set ``schedules``, ``structure`` and ``incidences``."""
+        self.schedules = tuple(schedules)
+        size = min((s.workgroup_size for s in schedules), default=WORKGROUP_SIZE)
+        structures = [self.group_structure(g, s.materialise) for g, s in enumerate(schedules)]
         kinds: list[list[Kind]] = [[] for _ in self.sets]
         self.incidences: list[list[Incidences]] = [[] for _ in self.sets]
         for g, group in enumerate(structures):
@@ -73,7 +90,7 @@ class NodeIncidences(NodeOrders):
         node_sets = [
             NodeSet(
                 width=self.width_of(k),
-                team=_team(self.incidences[k], len(self.new[k])),
+                team=_team(self.incidences[k], len(self.new[k]), size),
                 masked=any(self.arrays[a].frozen.any() for a in members),
             )
             for k, members in enumerate(self.sets)
@@ -83,6 +100,7 @@ class NodeIncidences(NodeOrders):
             groups=tuple(structures),
             kinds=tuple(tuple(k) for k in kinds),
             damping=damping,
+            workgroup_size=size,
         )
 
     def _add_kinds(self, g: int, group: GroupStructure, kinds: list[list[Kind]]) -> None:
@@ -221,6 +239,6 @@ class NodeIncidences(NodeOrders):
         return vector[self.positions].astype(np.float64)
 
 
-def _team(incidences: Sequence[Incidences], nodes: int) -> int:
+def _team(incidences: Sequence[Incidences], nodes: int, workgroup_size: int) -> int:
     mean = sum(len(i.elements) for i in incidences) / max(1, nodes)
-    return next(team for limit, team in TEAMS if mean <= limit)
+    return team_of(mean, workgroup_size)

@@ -6,22 +6,21 @@ Nodes are renumbered for locality and elements are sorted by the node they touch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autograd_gpu.codegen.incidence import GroupStructure, NodeSlot
-from autograd_gpu.codegen.kernel import Product
+from autograd_gpu.codegen.incidence import GroupStructure, NodeSlot, block_record
+from autograd_gpu.codegen.kernel import Product, SlotKind
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding
 from autograd_gpu.runtime.locality import lexical_order, node_order
+from autograd_gpu.runtime.schedule_features import block_entries, entries_of
+from autograd_gpu.runtime.schedules import GroupFeatures, PlaceFeatures
 
 WIDEST_NODE = 12
 """Arrays are fused into one node up to this many components; the block factor lives in
 registers, about half the square of it."""
-
-STORE_ABOVE_COST = 60
-"""A Jacobian that costs more operations than this is stored rather than recomputed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +154,40 @@ class NodeOrders:
             self.nodes.append([n[order] for n in nodes])
             self.element_order.append(order)
 
-    def group_structure(self, g: int, stored: bool | None) -> GroupStructure:
-        """What generated text needs to know of group ``g``; ``stored`` as for the tables."""
+    def features(self, g: int, word_bytes: int = 4) -> GroupFeatures:
+        """What a schedule of group ``g`` is chosen by."""
+        bound, kernel = self.groups[g], self.groups[g].kernel(Product.RESIDUAL_JACOBIAN)
+        counts = entries_of(kernel)
+        places: dict[int, PlaceFeatures] = {}
+        rows = zip(kernel.slots, self._places[g], self._blocks[g], counts, strict=True)
+        for slot, place, info, entries in rows:
+            if info is not None:
+                k = self.set_of[info[0]]
+                before = places.get(place)
+                places[place] = PlaceFeatures(
+                    node_set=k,
+                    nodes=len(self.new[k]),
+                    width=self.width_of(k),
+                    columns=slot.tangent + (before.columns if before else 0),
+                    entries=entries + (before.entries if before else 0),
+                )
+        return GroupFeatures(
+            name=bound.name,
+            topology=bound.topology.key,
+            elements=bound.count,
+            operations=kernel.graph.cost,
+            residuals=kernel.residual_size,
+            entries=len(kernel.entries),
+            varying=sum(e.output is not None for e in kernel.entries),
+            block_entries=block_entries(kernel),
+            parameters=sum(p.columns for p in places.values()),
+            data=sum(s.ambient for s in kernel.slots if s.kind is SlotKind.DATA),
+            word_bytes=word_bytes,
+            places=tuple(places[p] for p in sorted(places)),
+        )
+
+    def group_structure(self, g: int, materialise: str) -> GroupStructure:
+        """What generated text needs to know of group ``g``."""
         bound = self.groups[g]
         kernel = bound.kernel(Product.RESIDUAL_JACOBIAN)
         slots: list[NodeSlot | None] = []
@@ -173,13 +204,15 @@ class NodeOrders:
                 )
             )
         varies = any(e.output is not None for e in kernel.entries)
-        keep = kernel.graph.cost > STORE_ABOVE_COST if stored is None else stored
-        return GroupStructure(
+        structure = GroupStructure(
             kernel=kernel,
             residual=bound.kernel(Product.RESIDUAL),
             slots=tuple(slots),
-            stored=varies and keep,
+            stored=varies and materialise != "nothing",
         )
+        if structure.stored and materialise == "jtj-blocks":
+            return replace(structure, blocks=block_record(structure))
+        return structure
 
     def width_of(self, node_set: int) -> int:
         """Components of a node of a set."""

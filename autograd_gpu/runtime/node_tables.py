@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autograd_gpu.codegen.solve_kernels import WORKGROUP_SIZE
 from autograd_gpu.codegen.solve_layout import element_columns, group_row, kind_row, set_row
 from autograd_gpu.codegen.solve_program import SolveSizes
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray
 from autograd_gpu.runtime.node_incidences import NodeIncidences
 from autograd_gpu.runtime.node_orders import ArrayLayout
+from autograd_gpu.runtime.schedule_choice import ScheduleChooser
+from autograd_gpu.runtime.schedules import Schedule
 
 
 class NodeTables(NodeIncidences):
@@ -27,9 +28,9 @@ class NodeTables(NodeIncidences):
         groups: Sequence[BoundGroup],
         parameters: FloatArray,
         damping: str = "one-plus-norm",
-        stored: bool | None = None,
+        schedules: Sequence[Schedule] | ScheduleChooser | None = None,
     ) -> None:
-        super().__init__(arrays, groups, parameters, damping, stored)
+        super().__init__(arrays, groups, parameters, damping, schedules)
         self._fill()
 
     # -- tables --------------------------------------------------------------------------------
@@ -82,7 +83,8 @@ class NodeTables(NodeIncidences):
         s, structure = self.sizes, self.structure
         rows: dict[int, tuple[int, int, int, int]] = {}
         step, element, largest, _ = s.partial_bases
-        rows[0] = (s.length, s.product_groups[-1], s.element_starts[-1] // WORKGROUP_SIZE, 0)
+        size = structure.workgroup_size
+        rows[0] = (s.length, s.product_groups[-1], s.element_starts[-1] // size, 0)
         rows[1] = (step, element, largest, 0)
         for k in range(len(structure.node_sets)):
             rows[set_row(k)] = (

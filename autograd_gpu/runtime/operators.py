@@ -16,27 +16,15 @@ from autograd_gpu.codegen.scatter_kernels import (
     places_of,
     triangle,
 )
-from autograd_gpu.codegen.solve_kernels import WORKGROUP_SIZE
 from autograd_gpu.codegen.solve_layout import group_row, kind_row, set_row
 from autograd_gpu.errors import DeviceError, InputError, ShapeError
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.runtime.closing import Closing
 from autograd_gpu.runtime.device import Device
-from autograd_gpu.runtime.node_incidences import TEAMS
 from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.number_formats import to_float32
 from autograd_gpu.runtime.program_runner import ProgramRunner
-
-GATHER_UP_TO = TEAMS[-2][0]
-"""Mean incidences per node up to which ``auto`` gathers on a GPU.
-
-Above it a team is already the largest there is and walks its list in several rounds, and nodes
-with lists that long are few (one shared block: one team), so most of a GPU would wait. Two levels
-spread the same elements over all of it, and compute J once per element. The number is reasoned, not
-measured on a GPU. A software device is busy with any grid: on llvmpipe (2 cores, 262 144 elements)
-gather took 1.6 ms with one shared block of 5 numbers and 9 ms with 1024 of them, two levels 8.5 and
-16 ms; so ``auto`` always gathers there.
-"""
+from autograd_gpu.runtime.schedules import team_of
 
 NATIVE_ATOMICS = "shader-float32-atomic"
 
@@ -60,13 +48,13 @@ class _Reduction:
     nodes: IndexArray
 
 
-def _reduce(nodes: IndexArray, node_count: int) -> _Reduction:
+def _reduce(nodes: IndexArray, node_count: int, workgroup: int) -> _Reduction:
     """Lists for one group and node set; ``nodes`` is ``(elements, places)``."""
     elements, places = len(nodes), nodes[0].size
     each: IndexArray = np.arange(elements, dtype=np.int64)[:, None]
     place: IndexArray = np.arange(places, dtype=np.int64)
-    at: IndexArray = (place * WORKGROUP_SIZE + each % WORKGROUP_SIZE).ravel()
-    key: IndexArray = (each // WORKGROUP_SIZE * node_count + nodes).ravel()
+    at: IndexArray = (place * workgroup + each % workgroup).ravel()
+    key: IndexArray = (each // workgroup * node_count + nodes).ravel()
     order: IndexArray = np.argsort(key, kind="stable")
     ordered = key[order]
     lists = np.flatnonzero(np.diff(ordered, prepend=-1))
@@ -75,7 +63,7 @@ def _reduce(nodes: IndexArray, node_count: int) -> _Reduction:
     by_node = np.argsort(slot_node, kind="stable")
     destinations = np.empty(len(lists), np.int64)
     destinations[by_node] = np.arange(len(lists))
-    groups = -(-elements // WORKGROUP_SIZE)
+    groups = -(-elements // workgroup)
     return _Reduction(
         workgroups=np.searchsorted(slot_workgroup, np.arange(groups + 1)),
         lists=np.append(lists, key.size),
@@ -83,20 +71,6 @@ def _reduce(nodes: IndexArray, node_count: int) -> _Reduction:
         destinations=destinations,
         nodes=np.searchsorted(slot_node[by_node], np.arange(node_count + 1)),
     )
-
-
-def choose_accumulation(incidences: float, software: bool) -> tuple[str, str]:
-    """``gather`` or ``two-level``, and why.
-
-    Args:
-        incidences: of a node in the mean, for the node set where they are most.
-        software: the device is a processor.
-    """
-    if software:
-        return "gather", "auto: a software device is busy with any grid"
-    if incidences <= GATHER_UP_TO:
-        return "gather", f"auto: at most {GATHER_UP_TO:.0f} incidences per node"
-    return "two-level", f"auto: more than {GATHER_UP_TO:.0f} incidences per node"
 
 
 class Operators(Closing):
@@ -107,8 +81,8 @@ class Operators(Closing):
 
     Args:
         device: where.
-        tables: the problem.
-        accumulation: one of ``ACCUMULATIONS``, or ``auto``; ``schedule`` says what came of it.
+        tables: the problem, with the schedules of its groups.
+        accumulation: one of ``ACCUMULATIONS`` for all groups, in place of what their schedules say.
 
     Raises:
         InputError: unknown accumulation.
@@ -116,19 +90,15 @@ class Operators(Closing):
         DeviceLimitError: a buffer is larger than the device allows.
     """
 
-    def __init__(self, device: Device, tables: NodeTables, accumulation: str = "gather") -> None:
-        if accumulation not in (*ACCUMULATIONS, "auto"):
+    def __init__(self, device: Device, tables: NodeTables, accumulation: str | None = None) -> None:
+        if accumulation not in (*ACCUMULATIONS, None):
             raise InputError(
-                f"unknown accumulation {accumulation!r}; known are {', '.join(ACCUMULATIONS)}, auto"
+                f"unknown accumulation {accumulation!r}; known are {', '.join(ACCUMULATIONS)}"
             )
         self._tables = tables
         self._incidences = _mean_incidences(tables)
-        self.accumulation, self._why = accumulation, "asked for"
-        if accumulation == "auto":
-            self.accumulation, self._why = choose_accumulation(
-                max(self._incidences), device.adapter.is_software
-            )
-        if self.accumulation == "atomic-native" and NATIVE_ATOMICS not in device.capabilities:
+        self.accumulations = tuple(accumulation or s.accumulate for s in tables.schedules)
+        if "atomic-native" in self.accumulations and NATIVE_ATOMICS not in device.capabilities:
             raise DeviceError(
                 f"accumulation 'atomic-native': {device.name} does not have the feature "
                 f"{NATIVE_ATOMICS}; use 'atomic-cas', which every device runs, or 'gather'"
@@ -140,7 +110,7 @@ class Operators(Closing):
         reductions = self._reductions()
         self._structure = OperatorStructure(
             solve=tables.structure,
-            accumulation=self.accumulation,
+            accumulations=self.accumulations,
             teams=self._teams(reductions),
         )
         words = self._words(reductions)
@@ -193,16 +163,14 @@ class Operators(Closing):
 
     @property
     def schedule(self) -> str:
-        """What was chosen, and why."""
+        """What is used, and on what."""
         mean = ", ".join(f"{m:.1f}" for m in self._incidences)
+        used = ", ".join(dict.fromkeys(self.accumulations))
         counts = ", ".join(
             f"{product} {len(sequence.dispatches)}"
             for product, sequence in self._runner.program.sequences.items()
         )
-        return (
-            f"accumulation {self.accumulation} ({self._why}); mean incidences per node: {mean}; "
-            f"dispatches: {counts}"
-        )
+        return f"accumulation {used}; mean incidences per node: {mean}; dispatches: {counts}"
 
     def close(self) -> None:
         """Free the buffers; the device keeps its pipelines."""
@@ -226,11 +194,11 @@ class Operators(Closing):
     # -- tables --------------------------------------------------------------------------------
 
     def _reductions(self) -> dict[tuple[int, int], _Reduction]:
-        if self.accumulation != "two-level":
-            return {}
         tables, structure = self._tables, self._tables.structure
         found: dict[tuple[int, int], _Reduction] = {}
         for g, group in enumerate(structure.groups):
+            if self.accumulations[g] != "two-level":
+                continue
             # The element table begins with one column of nodes per place.
             count, _, start, _ = tables.control[group_row(structure, g)].astype(int)
             for k in sorted({s.node_set for s in group.places}):
@@ -239,7 +207,7 @@ class Operators(Closing):
                     for p in places_of(group, k)
                 ]
                 nodes = np.stack(columns, axis=1).astype(np.int64)
-                found[g, k] = _reduce(nodes, tables.sizes.nodes[k])
+                found[g, k] = _reduce(nodes, tables.sizes.nodes[k], structure.workgroup_size)
         return found
 
     def _teams(self, reductions: dict[tuple[int, int], _Reduction]) -> tuple[int, ...]:
@@ -247,7 +215,7 @@ class Operators(Closing):
         teams: list[int] = []
         for k, nodes in enumerate(self._tables.sizes.nodes):
             rows = sum(len(r.destinations) for (_, s), r in reductions.items() if s == k)
-            teams.append(next(team for limit, team in TEAMS if rows / max(1, nodes) <= limit))
+            teams.append(team_of(rows / max(1, nodes), self._tables.structure.workgroup_size))
         return tuple(teams)
 
     def _words(self, reductions: dict[tuple[int, int], _Reduction]) -> list[NDArray[np.uint32]]:

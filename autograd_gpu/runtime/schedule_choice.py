@@ -1,0 +1,303 @@
+"""The decision about schedules, and the memory of what was measured.
+
+Executors ask a ``ScheduleChooser``. It takes the schedules that ``ag.tune`` found to be fastest for
+problems with the same topologies and sizes on the same device, and otherwise the least estimate.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from autograd_gpu.codegen.kernel import GENERATOR_VERSION
+from autograd_gpu.disk_cache import DiskCache
+from autograd_gpu.errors import InputError
+from autograd_gpu.runtime.schedule_costs import GPU, PROFILES, DeviceProfile, estimate
+from autograd_gpu.runtime.schedules import (
+    Alternative,
+    Decision,
+    GroupFeatures,
+    Schedule,
+    alternatives,
+)
+
+if TYPE_CHECKING:
+    from autograd_gpu.runtime.device import Device
+
+FORMAT = "1"
+"""Of the entries on disk; part of their key."""
+
+REMEMBERED = 256
+"""Measured choices kept in memory."""
+
+Measured = tuple[tuple[tuple[Schedule, ...], float], ...]
+"""Schedules of all groups with the seconds that they took, the fastest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """Where schedules run: what measurements are remembered by, and the profile of estimates."""
+
+    key: tuple[str, ...]
+    profile: DeviceProfile
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.key[0]
+
+
+def identity_of(device: Device | None) -> DeviceIdentity:
+    """Of a WebGPU device; of the host if None."""
+    if device is None:
+        return DeviceIdentity(_host_key(), GPU)
+    adapter = device.adapter
+    profile = PROFILES["software" if adapter.is_software else "gpu"]
+    version = importlib.metadata.version("wgpu")
+    return DeviceIdentity((adapter.name, adapter.backend, adapter.driver, version), profile)
+
+
+def _host_key() -> tuple[str, ...]:
+    import platform
+
+    from autograd_gpu.runtime.threads import available_threads
+
+    return ("CPU", platform.machine(), platform.processor(), f"{available_threads()} threads")
+
+
+def size_class(count: int) -> int:
+    """Problems of one class are at most a factor of two apart."""
+    return round(math.log2(max(1, count)))
+
+
+_memory: OrderedDict[tuple[str, ...], Measured] = OrderedDict()
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleChooser:
+    """Chooses the schedules of all groups of a problem for one purpose on one device.
+
+    Attributes:
+        purpose: ``solve``, ``gradient`` or ``assembly``.
+        where: the device.
+        fixed: schedules asked for, one per group or one for all; None to choose.
+    """
+
+    purpose: str
+    where: DeviceIdentity
+    fixed: tuple[Schedule, ...] | None = None
+
+    def __call__(self, groups: Sequence[GroupFeatures]) -> tuple[Schedule, ...]:
+        """One schedule per group."""
+        return tuple(d.schedule for d in self.decide(groups))
+
+    def decide(self, groups: Sequence[GroupFeatures]) -> tuple[Decision, ...]:
+        """One decision per group, with what else there was.
+
+        Raises:
+            InputError: schedules were asked for, and not as many as there are groups.
+        """
+        if self.fixed is not None:
+            return self._asked_for(groups)
+        measured = self.recall(groups)
+        decisions = self._by_model(groups)
+        if measured is None:
+            return decisions
+        best, seconds = measured[0]
+        return tuple(
+            replace(
+                decision,
+                schedule=schedule,
+                source="measured",
+                reason=f"measured on {self.where.name}: all groups in {_text(seconds)}, the "
+                f"fastest of {len(measured)} tried",
+                alternatives=_with_times(decision, best, measured, k),
+            )
+            for k, (decision, schedule) in enumerate(zip(decisions, best, strict=True))
+        )
+
+    def _asked_for(self, groups: Sequence[GroupFeatures]) -> tuple[Decision, ...]:
+        assert self.fixed is not None
+        wanted = self.fixed * len(groups) if len(self.fixed) == 1 else self.fixed
+        if len(wanted) != len(groups):
+            raise InputError(
+                f"schedules: got {len(wanted)}, the problem has {len(groups)} batches of "
+                "residuals; give one for each, or one for all"
+            )
+        return tuple(
+            Decision(features=f, schedule=s, source="asked for", reason="asked for")
+            for f, s in zip(groups, wanted, strict=True)
+        )
+
+    def _by_model(self, groups: Sequence[GroupFeatures]) -> tuple[Decision, ...]:
+        ranked = [self._ranked(f) for f in groups]
+        # Kernels of a device serve several groups; on the host all groups are summed alike.
+        shared = "materialise" if self.purpose == "assembly" else "workgroup_size"
+        common = _common(ranked, shared)
+        return tuple(
+            _least(features, [a for a in found if getattr(a.schedule, shared) == common])
+            for features, found in zip(groups, ranked, strict=True)
+        )
+
+    def _ranked(self, features: GroupFeatures) -> list[Alternative]:
+        """Alternatives with their estimates; ties go to the larger workgroup."""
+        found = [
+            Alternative(s, estimate(features, s, self.purpose, self.where.profile))
+            for s in alternatives(features, self.purpose)
+        ]
+        return sorted(found, key=lambda a: (a.estimated, -a.schedule.workgroup_size))
+
+    # -- measurements --------------------------------------------------------------------------
+
+    def key(self, groups: Sequence[GroupFeatures]) -> tuple[str, ...]:
+        """What measurements are remembered by: device, topologies, sizes and valences."""
+        return (
+            FORMAT, GENERATOR_VERSION, self.purpose, *self.where.key,
+            *(part for f in groups for part in _group_key(f)),
+        )  # fmt: skip
+
+    def recall(self, groups: Sequence[GroupFeatures]) -> Measured | None:
+        """What was measured for such a problem, by this process or another one; None if nothing.
+
+        An entry that does not read as it should counts as absent.
+        """
+        key = self.key(groups)
+        with _lock:
+            if key in _memory:
+                _memory.move_to_end(key)
+                return _memory[key]
+        stored = DiskCache("schedules").get(key)
+        if stored is None:
+            return None
+        found = _read(stored, len(groups))
+        if found is not None:
+            _keep(key, found)
+        return found
+
+    def remember(self, groups: Sequence[GroupFeatures], measured: Measured) -> None:
+        """Keep measurements in memory and on disk; the fastest is taken from now on."""
+        key = self.key(groups)
+        ordered = tuple(sorted(measured, key=lambda m: m[1]))
+        _keep(key, ordered)
+        DiskCache("schedules").put(key, _write(ordered))
+
+    def forget(self, groups: Sequence[GroupFeatures]) -> None:
+        """Choose by estimates again."""
+        key = self.key(groups)
+        with _lock:
+            _memory.pop(key, None)
+        path = DiskCache("schedules").path(key)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def forget_memory() -> None:
+    """Forget what this process keeps; entries on disk stay."""
+    with _lock:
+        _memory.clear()
+
+
+def _keep(key: tuple[str, ...], measured: Measured) -> None:
+    with _lock:
+        _memory[key] = measured
+        _memory.move_to_end(key)
+        while len(_memory) > REMEMBERED:
+            _memory.popitem(last=False)
+
+
+def _group_key(features: GroupFeatures) -> Iterable[str]:
+    yield features.topology
+    yield str(size_class(features.elements))
+    yield str(features.word_bytes)
+    for place, valence in zip(features.places, features.valences, strict=True):
+        yield f"{place.node_set}:{place.width}:{size_class(round(valence))}"
+
+
+def _write(measured: Measured) -> bytes:
+    rows = [
+        {
+            "seconds": seconds,
+            "schedules": [[s.materialise, s.accumulate, s.workgroup_size] for s in schedules],
+        }
+        for schedules, seconds in measured
+    ]
+    return json.dumps(rows).encode()
+
+
+def _read(stored: bytes, groups: int) -> Measured | None:
+    try:
+        rows: list[dict[str, Any]] = json.loads(stored)
+        found = tuple(
+            (
+                tuple(
+                    Schedule(materialise=m, accumulate=a, workgroup_size=w)
+                    for m, a, w in row["schedules"]
+                ),
+                float(row["seconds"]),
+            )
+            for row in rows
+        )
+    except (ValueError, TypeError, KeyError, InputError):
+        return None
+    usable = found and all(len(schedules) == groups for schedules, _ in found)
+    return found if usable else None
+
+
+def _common(ranked: Sequence[Sequence[Alternative]], shared: str) -> object:
+    """The value of a field that all groups share with the least sum of estimates."""
+    fastest: list[dict[object, float]] = []
+    for found in ranked:
+        values: dict[object, float] = {}
+        for alternative in found:  # in rising order
+            values.setdefault(getattr(alternative.schedule, shared), alternative.estimated)
+        fastest.append(values)
+    if not fastest:
+        return None
+    everywhere = [v for v in fastest[0] if all(v in values for values in fastest)]
+    return min(everywhere, key=lambda v: sum(values[v] for values in fastest))
+
+
+def _least(features: GroupFeatures, found: Sequence[Alternative]) -> Decision:
+    best = found[0]
+    reason = "the only one"
+    if len(found) > 1:
+        second = found[1]
+        reason = (
+            f"least estimate, {_text(best.estimated)}; next is {second.schedule.materialise}, "
+            f"{second.schedule.accumulate} at {_text(second.estimated)}"
+        )
+    return Decision(
+        features=features,
+        schedule=best.schedule,
+        source="model",
+        reason=reason,
+        alternatives=tuple(found),
+    )
+
+
+def _with_times(
+    decision: Decision, best: tuple[Schedule, ...], measured: Measured, k: int
+) -> tuple[Alternative, ...]:
+    """Alternatives of group k; measured are those that differed from the best in k alone."""
+    times: dict[Schedule, float] = {}
+    for schedules, seconds in measured:
+        if schedules[:k] + schedules[k + 1 :] == best[:k] + best[k + 1 :]:
+            times.setdefault(schedules[k], seconds)
+    known = {a.schedule: a for a in decision.alternatives}
+    return tuple(replace(a, measured=times.get(s)) for s, a in known.items()) + tuple(
+        Alternative(s, math.nan, t) for s, t in times.items() if s not in known
+    )
+
+
+def _text(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.3g} µs"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1.0 else f"{seconds:.3g} s"

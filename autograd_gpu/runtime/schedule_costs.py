@@ -1,0 +1,204 @@
+"""Seconds that a schedule takes, estimated from features of a group and a profile of the device.
+
+A kernel takes as long as the slowest of three: its arithmetic, its memory traffic, and the longest
+sum that one thread walks alone. The numbers of the profiles were fitted to measurements
+(``benchmarks/results``, docs/performance.md); they order schedules, they do not predict times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from autograd_gpu.runtime.schedules import GroupFeatures, PlaceFeatures, Schedule, lanes_of, team_of
+
+PRODUCTS_PER_LINEARIZATION = 40
+"""Products JᵀJ v in a step of a resident solve; 37 (W3) to 156 (W2_s7) were seen."""
+
+CACHED = 0.25
+"""Share of gathered parameters that comes from memory; the rest neighbours have just loaded."""
+
+SCATTERED = 2.0
+"""Traffic of records at nodes of another set than that by which elements are sorted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """What the estimates know of a device.
+
+    Attributes:
+        kind: ``gpu``, ``software`` or ``host``.
+        operations: weighted operations a second.
+        bytes: bytes a second from memory.
+        threads: threads that run at once.
+        step: seconds of one turn of a loop over incidences, loads waited for.
+        operation: seconds of an operation that waits for the one before.
+        dispatch: seconds of a dispatch with nothing to do.
+        load: seconds that a thread waits for four words of a record.
+        shared: operations that a contribution through shared memory is worth.
+        shared_step: seconds of one addition from shared memory.
+        atomics: native atomic additions a second, without contention.
+        contended: seconds of an addition to a word that others add to as well.
+        swaps: as ``atomics``, by compare and swap.
+        contended_swap: as ``contended``, by compare and swap.
+    """
+
+    kind: str
+    operations: float
+    bytes: float
+    threads: int
+    step: float
+    operation: float
+    dispatch: float
+    load: float
+    shared: float
+    shared_step: float
+    atomics: float
+    contended: float
+    swaps: float
+    contended_swap: float
+
+
+GPU = DeviceProfile(
+    kind="gpu", operations=5e12, bytes=4.29e12, threads=270_000, step=0.2e-6, operation=4e-9,
+    dispatch=6e-6, load=1.2e-7, shared=12.0, shared_step=2e-8, atomics=1.1e11, contended=8e-9,
+    swaps=2.9e10, contended_swap=7e-6,
+)  # fmt: skip
+"""NVIDIA H200 at commit 05b0711: springs, bundle adjustment and a curve (accumulation.json)."""
+
+SOFTWARE = DeviceProfile(
+    kind="software", operations=1.2e10, bytes=1e10, threads=16, step=0.0, operation=0.0,
+    dispatch=33e-6, load=0.0, shared=45.0, shared_step=0.0, atomics=2e8, contended=0.0, swaps=1e8,
+    contended_swap=0.0,
+)  # fmt: skip
+"""llvmpipe on two cores, from the same curve and one with 1024 blocks."""
+
+PROFILES = MappingProxyType({"gpu": GPU, "software": SOFTWARE})
+
+ENTRY_SECONDS = 1e-9
+"""Host: a multiply-add of a sum over entries of J, its position looked up."""
+BLOCK_PRODUCT_SECONDS = 0.18e-9
+"""Host: a multiply-add inside a block. Fitted with the next to meshes, whose 18 to 36 multiply-adds
+an incidence are half as fast by blocks, and to equal times at 60."""
+LOOKUP_SECONDS = 49e-9
+"""Host: finding the place of an incidence of an element and a block."""
+LONE_OPERATION, LANE_OPERATION = 1.0e-9, 0.5e-9
+"""Host: seconds of an operation of one element, and of one of sixteen side by side."""
+
+
+def estimate(
+    features: GroupFeatures, schedule: Schedule, purpose: str, profile: DeviceProfile
+) -> float:
+    """Seconds of one group.
+
+    For ``solve`` a linearization with its products, for ``gradient`` one gradient, for
+    ``assembly`` residuals, Jacobian and JᵀJ once.
+    """
+    if purpose == "assembly":
+        return _assembly(features, schedule)
+    if schedule.accumulate == "gather":
+        repeats = PRODUCTS_PER_LINEARIZATION if purpose == "solve" else 1
+        return _store(features, schedule, profile) + repeats * _gather(features, schedule, profile)
+    if schedule.accumulate == "two-level":
+        return _two_level(features, schedule, profile)
+    return _atomic(features, schedule, profile)
+
+
+def _gather(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile) -> float:
+    """Time of one product or gradient over all places, each node walking its list."""
+    sets: dict[int, float] = {}
+    for place in features.places:
+        seconds = _gather_place(features, place, schedule, profile)
+        sets[place.node_set] = sets.get(place.node_set, 0.0) + seconds
+    # A node set is a dispatch.
+    return sum(max(profile.dispatch, seconds) for seconds in sets.values())
+
+
+def _gather_place(
+    features: GroupFeatures, place: PlaceFeatures, schedule: Schedule, profile: DeviceProfile
+) -> float:
+    others = features.parameters - place.columns
+    if schedule.materialise == "nothing":
+        operations = features.operations + 2 * (features.entries + place.entries)
+        words = features.data + 1 + CACHED * others
+    elif schedule.materialise == "jacobian":
+        operations = 2 * (features.entries + place.entries)
+        words = features.record_words["jacobian"] + 3 + CACHED * others
+    else:
+        operations = 2 * place.columns * features.parameters
+        # Own rows of the triangle; loads are by quads, so some more.
+        share = min(1.0, 1.5 * place.columns / max(1, features.parameters))
+        words = share * features.record_words["jtj-blocks"] + 3 + CACHED * others
+    if schedule.materialise != "nothing" and place.nodes < max(p.nodes for p in features.places):
+        words *= SCATTERED
+    valence = features.elements / max(1, place.nodes)
+    team = team_of(valence, schedule.workgroup_size)
+    loads = features.record_words[schedule.materialise] / 4
+    turn = profile.step + profile.operation * operations + profile.load * loads
+    walk = valence / team * turn
+    traffic = 4 * (features.elements * words + place.nodes) / profile.bytes
+    arithmetic = features.elements * operations / profile.operations
+    return max(walk, traffic, arithmetic)
+
+
+def _store(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile) -> float:
+    """Time of storing the records, once a linearization."""
+    if schedule.materialise == "nothing":
+        return 0.0
+    words = (
+        features.record_words[schedule.materialise] + features.data + CACHED * (features.parameters)
+    )
+    operations = features.operations
+    if schedule.materialise == "jtj-blocks":
+        operations += 2 * features.residuals * (features.block_entries + features.parameters)
+    traffic = 4 * features.elements * words / profile.bytes
+    return profile.dispatch + max(traffic, features.elements * operations / profile.operations)
+
+
+def _two_level(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile) -> float:
+    """Elements once, sums per workgroup through shared memory, then sums over workgroups."""
+    contributions = sum(p.columns for p in features.places)
+    operations = features.operations + 4 * features.entries + profile.shared * contributions
+    workgroups = -(-features.elements // schedule.workgroup_size)
+    waves = max(1.0, features.elements / profile.threads)
+    listed = max((min(schedule.workgroup_size, v) for v in features.valences), default=0.0)
+    elements = max(
+        features.elements * operations / profile.operations,
+        4 * features.elements * (features.data + 3 * contributions) / profile.bytes,
+        waves * listed * profile.shared_step,
+    )
+    nodes = 0.0
+    for place, valence in zip(features.places, features.valences, strict=True):
+        partials = min(valence, workgroups)
+        team = team_of(partials, schedule.workgroup_size)
+        words = place.nodes * partials * (place.width + 1)
+        nodes += max(partials / team * profile.step, 4 * words / profile.bytes)
+    dispatches = 1 + len({p.node_set for p in features.places})
+    return dispatches * profile.dispatch + elements + nodes
+
+
+def _atomic(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile) -> float:
+    """Elements once, each adding to its nodes in whatever order."""
+    native = schedule.accumulate == "atomic-native"
+    rate = profile.atomics if native else profile.swaps
+    contended = profile.contended if native else profile.contended_swap
+    additions = features.elements * sum(p.columns for p in features.places)
+    # Few additions to a word meet; those beyond what fits side by side wait for each other.
+    crowd = max(0.0, features.largest_valence - 64.0)
+    arithmetic = features.elements * features.operations / profile.operations
+    return 2 * profile.dispatch + max(arithmetic, additions / rate) + contended * crowd
+
+
+def _assembly(features: GroupFeatures, schedule: Schedule) -> float:
+    operation = LANE_OPERATION if schedule.workgroup_size > 1 else LONE_OPERATION
+    assembly = features.assembly
+    if lanes_of(features.elements, possible=True) == 1 and schedule.workgroup_size > 1:
+        operation = 2 * LONE_OPERATION  # compiling takes longer than it saves
+    seconds = features.elements * features.operations * operation
+    if assembly is None:
+        return seconds
+    if schedule.materialise == "jacobian":
+        return seconds + assembly.by_entries * ENTRY_SECONDS
+    return (
+        seconds + assembly.incidences * LOOKUP_SECONDS + assembly.products * BLOCK_PRODUCT_SECONDS
+    )
