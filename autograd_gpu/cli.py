@@ -111,20 +111,22 @@ def build_app() -> Any:
         backend: Annotated[
             str, typer.Option(help="auto, numba (cpu), jax, wgsl (gpu) or numpy.")
         ] = "auto",
+        show: Annotated[bool, typer.Option("--show", help="Open polyscope at the end.")] = False,
+        record: Annotated[bool, typer.Option("--record", help="Write films (GIF), too.")] = False,
         developable: Annotated[
             bool, typer.Option("--developable", help="Make the sphere developable instead.")
         ] = False,
     ) -> None:
         """Pull a sphere by its poles, and turn the head of a cow, as rigidly as possible."""
-        if developable:
-            from autograd_gpu.demos import developable as other
-            from autograd_gpu.demos.stage import Stage
-
-            other.main(Stage(out=out, backend=backend), level=4 if level is None else level)
-            return
+        from autograd_gpu.demos import developable as other
         from autograd_gpu.demos import icosphere as demo
+        from autograd_gpu.demos.stage import Stage
 
-        demo.main(level=5 if level is None else level, out=out, backend=backend)
+        stage = Stage(out=out, backend=backend, show=show, record=record)
+        if developable:
+            other.main(stage, level=4 if level is None else level)
+        else:
+            demo.main(stage, level=5 if level is None else level)
 
     for name, line in STORIES.items():
         demos.command(name, help=line)(one_message(_story(name)))
@@ -137,13 +139,17 @@ def build_app() -> Any:
         ] = 50,
         out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
         backend: Annotated[
-            str, typer.Option(help="numpy (compiles nothing), auto, numba (cpu), jax, wgsl (gpu).")
-        ] = "numpy",
+            str,
+            typer.Option(help="auto (here numpy: compiles nothing), numba (cpu), jax, wgsl (gpu)."),
+        ] = "auto",
+        show: Annotated[bool, typer.Option("--show", help="Open polyscope at the end.")] = False,
+        record: Annotated[bool, typer.Option("--record", help="Write films (GIF), too.")] = False,
     ) -> None:
         """Find where a robot was that climbed a sphere, though some of what it saw is wrong."""
         from autograd_gpu.demos import posegraph as demo
+        from autograd_gpu.demos.stage import Stage
 
-        demo.main(laps=laps, out=out, backend=backend)
+        demo.main(Stage(out=out, backend=backend, show=show, record=record), laps=laps)
 
     @app.command()
     @one_message
@@ -205,7 +211,7 @@ def _story(name: str) -> Callable[..., None]:
             str, typer.Option(help="auto, numba (cpu), jax, wgsl (gpu) or numpy.")
         ] = "auto",
         show: Annotated[bool, typer.Option("--show", help="Open polyscope at the end.")] = False,
-        record: Annotated[bool, typer.Option("--record", help="Write a film (GIF), too.")] = False,
+        record: Annotated[bool, typer.Option("--record", help="Write films (GIF), too.")] = False,
     ) -> None:
         from autograd_gpu.demos.stage import Stage
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import autograd_gpu as ag
 from autograd_gpu.demos import pictures, scenes
 from autograd_gpu.demos.models import spot
-from autograd_gpu.demos.stage import Stage, turntable
+from autograd_gpu.demos.stage import Stage
 from autograd_gpu.meshes import Mesh, energies
 
 FloatArray = NDArray[np.float64]
@@ -105,10 +105,7 @@ def main(stage: Stage, poses: Sequence[str] = tuple(POSES)) -> None:
         stage.path("arap.png"), bodies, ["at rest", *poses], panel=(400, 460), cameras=(118, 8),
         legend={"handles": pictures.HANDLE_COLOR},
     )  # fmt: skip
-    if stage.record:
-        last = results[poses[0]]
-        frames = turntable(lambda t: rest + t * (last - rest), mesh.faces, (118, 8))
-        stage.film("arap.gif", frames)
+    stage.film_of_mesh("arap.gif", "x", mesh.faces, (118, 8))
     stage.open_window(rest=mesh, **{k.replace(" ", "_"): Mesh(v, mesh.faces)
                                     for k, v in results.items()})  # fmt: skip
     columns = ["pose", "iterations", "cost", "median strain", "99 % below", "handles off", "time"]

@@ -8,6 +8,7 @@ import numpy as np
 
 import autograd_gpu as ag
 from autograd_gpu.cli import print_table
+from autograd_gpu.demos.films import Reel
 from autograd_gpu.errors import DeviceError, MissingDependencyError
 
 BACKENDS = (("numba", "float64"), ("wgsl", "float32"), ("numpy", "float64"))
@@ -66,13 +67,15 @@ def timed_solve(
     precision: str = "auto",
     *,
     progress: bool = False,
+    callback: Reel | None = None,
 ) -> Run:
     """Compile by one iteration from the start, then solve."""
     once = replace(options, max_iterations=1)
     warm = ag.solve(problem, options=once, backend=backend, precision=precision).timings
     solution = ag.solve(
-        problem, options=options, backend=backend, precision=precision, progress=progress
-    )
+        problem, options=options, backend=backend, precision=precision, progress=progress,
+        callback=callback,
+    )  # fmt: skip
     seconds = warm.get("compile", 0.0) + warm.get("evaluate", 0.0)
     return Run(solution=solution, compile_seconds=seconds)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import autograd_gpu as ag
 from autograd_gpu.demos import pictures, scenes
+from autograd_gpu.demos.films import Values
 from autograd_gpu.demos.models import spot
 from autograd_gpu.demos.stage import Stage
 from autograd_gpu.meshes import energies
@@ -24,6 +25,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 NOISE, OUTLIERS = 0.5, 0.1
 OPTIONS = ag.LevenbergMarquardtOptions(function_tolerance=1e-6, damping="diagonal")
+VIEW = (130, 28)
 GOOD, BAD, CAMERA = (0.30, 0.55, 0.80), (0.91, 0.38, 0.16), (0.25, 0.27, 0.33)
 
 
@@ -77,6 +79,12 @@ def aligned(points: FloatArray, truth: FloatArray) -> tuple[FloatArray, float, F
     return turn, scale, truth.mean(axis=0) - scale * turn @ points.mean(axis=0)
 
 
+def scene(points: FloatArray, eyes: FloatArray, off: FloatArray) -> list[scenes.Body]:
+    """Points by how far they are off, and the cameras."""
+    tint = np.where((off < 0.02)[:, None], GOOD, BAD)
+    return [scenes.dots(points, 0.022, tint), scenes.spheres(eyes, 0.06, CAMERA)]
+
+
 def main(stage: Stage, cameras: int = 24, stride: int = 2) -> None:
     """Make pictures of the cow, forget how they were made, and find out again."""
     mesh, rng = spot(), np.random.default_rng(3)
@@ -105,22 +113,29 @@ def main(stage: Stage, cameras: int = 24, stride: int = 2) -> None:
     first = {name: problem.values_of(a) for name, a in (("poses", x), ("lenses", f), ("points", q))}
     s = stage.solve("bundle", problem, OPTIONS)
     used, rows, panels = np.unique(p), list[list[str]](), list[list[scenes.Body]]()
-    for name, values in (("start", first), ("solved", s.values)):
+
+    def placed(values: Values) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Points and cameras in the frame of the truth, and how far off the points are."""
         turn, scale, shift = aligned(values["points"][used], truth[used])
         points = scale * values["points"][used] @ turn.T + shift
         eyes = scale * eyes_of(values["poses"]) @ turn.T + shift
-        off = np.linalg.norm(points - truth[used], axis=1)
+        return points, eyes, np.linalg.norm(points - truth[used], axis=1)
+
+    for name, values in (("start", first), ("solved", s.values)):
+        points, eyes, off = placed(values)
         pixels: FloatArray = camera(values["poses"][c], values["lenses"][c], values["points"][p])
         error = np.linalg.norm(pixels - seen, axis=1)[~wrong]
         rows.append([name, f"{np.median(error):.3f}", f"{np.median(off):.4f}",
                      f"{np.linalg.norm(eyes - eyes_of(poses), axis=1).max():.4f}",
                      f"{500 * values['lenses'][:, 0].mean():.1f}"])  # fmt: skip
-        tint = np.where((off < 0.02)[:, None], GOOD, BAD)
-        panels.append([scenes.dots(points, 0.022, tint), scenes.spheres(eyes, 0.06, CAMERA)])
+        panels.append(scene(*placed(values)))
     pictures.render_row(
         stage.path("bundle.png"), panels, ["start", "adjusted"], panel=(600, 480),
-        cameras=(130, 28), legend={"cameras": CAMERA, "points within 0.02": GOOD, "beyond": BAD},
+        cameras=VIEW, legend={"cameras": CAMERA, "points within 0.02": GOOD, "beyond": BAD},
     )  # fmt: skip
+    stage.film("bundle.gif", lambda v: scene(*placed(v)), VIEW)
+    points, eyes, _ = placed(s.values)
+    stage.open_window(points=points, cameras=eyes)
     columns = ["", "pixels off, median of true matches", "points off, median", "cameras off, most",
                "focal length (500)"]  # fmt: skip
     stage.close(f"Noise of {NOISE} pixels, {100 * OUTLIERS:.0f} % wrong matches", columns, rows)

@@ -87,15 +87,11 @@ def main(stage: Stage, cells: int = 26, steps: int = 40) -> None:
         "floor", floor.vertices[:, [0, 2, 1]] + [-1.5, -0.75, -1.5], floor.faces[:, ::-1],
         (0.86, 0.87, 0.89),
     )  # fmt: skip
-    view = scenes.fit_view([np.array([[-1.0, -0.7, -1], [1, 0.75, 1]])], CAMERA, 1.2)
-    frames, films, rows = list[list[scenes.Body]](), list[scenes.Image](), list[list[str]]()
-    used: scenes.Renderer | None = None
+    frames, rows = list[list[scenes.Body]](), list[list[str]]()
     iterations, seconds = 0, 0.0
     for step in range(steps + 1):
         if step % 2 == 0:
-            bodies = [ground, ball, *scenes.both_sides("cloth", x, mesh.faces, CLOTH)]
-            image, used = scenes.draw(bodies, view, (360, 300), used)
-            films.append(image)
+            stage.reel.add({"x": x})
         if step in (0, steps // 4, steps // 2, steps):
             frames.append([ball, *scenes.both_sides("cloth", x, mesh.faces, CLOTH)])
             i, j = mesh.edges.T
@@ -115,7 +111,10 @@ def main(stage: Stage, cells: int = 26, steps: int = 40) -> None:
         stage.path("cloth.png"), frames, [f"t = {row[0]}" for row in rows], cameras=CAMERA,
         panel=(400, 420),
     )  # fmt: skip
-    stage.film("cloth.gif", [*films, *[films[-1]] * 10])
+    stage.film("cloth.gif", lambda v: [
+        ground, ball, *scenes.both_sides("cloth", v["x"], mesh.faces, CLOTH)], CAMERA, (360, 300),
+        always=True,
+    )  # fmt: skip
     stage.open_window(cloth=Mesh(x, mesh.faces))
     columns = ["time", "lowest point", "kinetic energy", "largest strain", "iterations", "solving"]
     stage.close(f"A cloth of {len(x)} vertices, steps of 1/30 s", columns, rows)

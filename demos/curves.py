@@ -63,7 +63,8 @@ def main(stage: Stage, count: int = 1_000_000) -> None:
             problem.add_residuals(decay, theta, samples, name="decay")
         else:
             problem.update(theta=start, data={"decay": {"samples": samples}})
-        s = ag.solve(problem, options=OPTIONS, backend=stage.backend, linear_solver="pcg")
+        s = ag.solve(problem, options=OPTIONS, backend=stage.backend, linear_solver="pcg",
+                     callback=stage.callback if begin == 0 else None)  # fmt: skip
         fits[begin : begin + chunk] = s.values["theta"]
         seconds += s.timings["total"]
         residual_count += s.residual_count
@@ -80,6 +81,9 @@ def main(stage: Stage, count: int = 1_000_000) -> None:
          lambda axes: histogram(axes, off / predicted(truth[:done]))], (1200, 480),
     )  # fmt: skip
     pictures.save_figure(figure, stage.path("curves.png"))
+    stage.film_of_plot(
+        "curves.gif", lambda axes, v: draw(axes, first[0][few], v["theta"][few], first[1][few])
+    )
     sigma = predicted(truth[:done])
     rows = [
         [name, f"{off[:, k].mean():+.5f}", f"{np.median(np.abs(off[:, k])):.4f}",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import autograd_gpu as ag
 from autograd_gpu.demos import pictures, scenes
-from autograd_gpu.demos.stage import Stage, turntable
+from autograd_gpu.demos.stage import Stage
 from autograd_gpu.meshes import Mesh, energies
 
 FloatArray = NDArray[np.float64]
@@ -101,10 +101,7 @@ def main(stage: Stage, level: int = 4) -> Mesh:
         ["sphere", f"{100 * share(result):.1f} % of vertices developable", "hinges and seams"],
         legend={"flat": FLAT, "hinge": HINGE, "not developable": SEAM},
     )  # fmt: skip
-    if stage.record:
-        start = mesh.vertices
-        frames = turntable(lambda t: start + t * (x - start), mesh.faces, "auto")
-        stage.film("developable.gif", frames)
+    stage.film("developable.gif", lambda v: colored(Mesh(v["x"], mesh.faces)))
     stage.open_window(sphere=mesh, developable=result)
     columns = ["width", "iterations", "developable", "others", "largest defect", "least angle",
                "time"]  # fmt: skip

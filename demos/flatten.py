@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import autograd_gpu as ag
 from autograd_gpu.demos import pictures, scenes
 from autograd_gpu.demos.models import spot
-from autograd_gpu.demos.stage import Stage, turntable
+from autograd_gpu.demos.stage import Stage
 from autograd_gpu.meshes import Mesh, energies
 
 FloatArray = NDArray[np.float64]
@@ -89,6 +89,7 @@ def main(stage: Stage) -> None:
     u = stage.solve("conformal", flatten(mesh, start, "conformal")).values["u"]
     u *= np.sqrt(mesh.face_areas.sum() / (mesh.face_areas @ np.prod(stretches(mesh, u), axis=1)))
     maps = {"conformal": u}
+    stage.reel.points.clear()  # a film shows how lengths are mended
     s = stage.solve("isometric", flatten(mesh, u, "isometric"), OPTIONS)
     maps["isometric"] = s.values["u"]
     rows, panels = list[list[str]](), list[list[scenes.Body]]()
@@ -105,11 +106,7 @@ def main(stage: Stage) -> None:
         ["conformal: angles kept", "its map", "isometric: lengths kept", "its map"],
         cameras=[CAMERA, flat_view, CAMERA, flat_view], panel=(400, 440), legend={"seam": SEAM},
     )  # fmt: skip
-    if stage.record:
-        end = np.column_stack([maps["isometric"], np.zeros(len(u))])
-        end += mesh.vertices.mean(axis=0) - end.mean(axis=0)
-        frames = turntable(lambda t: mesh.vertices + t * (end - mesh.vertices), mesh.faces, (30, 8))
-        stage.film("flatten.gif", frames)
+    stage.film("flatten.gif", lambda v: bodies(mesh, v["u"])[1], flat_view)
     stage.open_window(cow=mesh, map=Mesh(np.column_stack([maps["isometric"], 0 * u[:, 0]]),
                                          mesh.faces))  # fmt: skip
     columns = ["map", "σ₁/σ₂, median", "95 % below", "area ratio, 5 … 95 %", "flipped faces"]

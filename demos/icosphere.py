@@ -7,8 +7,8 @@ to be its rest edge, turned by r_i; handles are vertices that are told where to 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 import autograd_gpu as ag
 from autograd_gpu.demos import pictures, scenes
 from autograd_gpu.demos.backends import SAMPLE, Run, compare, timed_solve
+from autograd_gpu.demos.films import Values
 from autograd_gpu.demos.models import spot
+from autograd_gpu.demos.stage import Stage
 from autograd_gpu.meshes import Mesh, energies
 
 FloatArray = NDArray[np.float64]
@@ -94,11 +96,13 @@ def cow() -> Pose:
 # 4. Solve, say what happened, draw.
 
 
-def solve(name: str, pose: Pose, backend: str, progress: bool) -> tuple[ag.Problem, Run]:
+def solve(name: str, pose: Pose, stage: Stage) -> tuple[ag.Problem, Run]:
     """Solve to the end with a progress bar, and report."""
     problem = pose.problem()
     print(f"\nThe {name}: {len(pose.mesh.vertices)} vertices, {len(pose.mesh.edges)} edges")
-    run = timed_solve(problem, OPTIONS, backend, progress=progress)
+    run = timed_solve(
+        problem, OPTIONS, stage.backend, progress=stage.progress, callback=stage.callback
+    )
     s = run.solution
     print(f"cost     {s.initial_cost:.6g} → {s.cost:.6g} in {s.iterations} iterations", end=", ")
     print(f"{s.timings['total']:.1f} s; {s.status.value}: {s.message}")
@@ -107,25 +111,28 @@ def solve(name: str, pose: Pose, backend: str, progress: bool) -> tuple[ag.Probl
     return problem, run
 
 
-def main(
-    level: int = 5, out: Path = Path("out"), backend: str = "auto", *, progress: bool = True
-) -> list[Path]:
+def frame(mesh: Mesh, axes: list[int], values: Values) -> list[scenes.Body]:
+    """What a film shows of a point."""
+    return [scenes.checked_body("x", values["x"][:, axes], mesh.faces, pictures.AFTER_COLOR)]
+
+
+def main(stage: Stage, level: int = 5) -> list[Path]:
     """Solve both poses, compare backends on the sphere, and write pictures; returns the files."""
-    began = time.perf_counter()
-    scenes.matplotlib_module("figure")  # if it is missing, say so now and not after the solve
     sample = OPTIONS if level <= 4 else replace(OPTIONS, max_iterations=SAMPLE)
-    histories: dict[str, list[float]] = {}
+    histories, meshes = dict[str, list[float]](), dict[str, Mesh]()
     # Pictures have y up and the sphere has z, so its coordinates are drawn in another order.
     views = {"sphere": (sphere(level), [1, 2, 0], (-115, 4)), "cow": (cow(), [0, 1, 2], (110, 8))}
     for name, (pose, axes, camera) in views.items():
-        problem, run = solve(name, pose, backend, progress)
+        problem, run = solve(name, pose, stage)
+        stage.film(f"{name}.gif", partial(frame, pose.mesh, axes), camera)
         runs = compare(problem, sample, run) if name == "sphere" else [run]
         for each in runs:
             above = [r.cost - run.solution.cost for r in each.solution.history[:-1]]
             histories[f"{name}, {each.label}"] = above
         rest, after = pose.mesh.vertices, run.solution.values["x"]
+        meshes[name] = Mesh(after[:, axes], pose.mesh.faces)
         pictures.render_before_after(
-            out / f"{name}.png",
+            stage.path(f"{name}.png"),
             (rest[:, axes], pose.mesh.faces),
             (after[:, axes], pose.mesh.faces),
             handles=pose.moved,
@@ -134,12 +141,7 @@ def main(
             camera=camera,
         )
     pictures.plot_convergence(
-        out / "convergence.png", histories, minimum=0.0, title="Cost above the last one"
+        stage.path("convergence.png"), histories, minimum=0.0, title="Cost above the last one"
     )
-    written = [out / f"{name}.png" for name in (*views, "convergence")]
-    print(f"\n{time.perf_counter() - began:.1f} s; wrote {', '.join(map(str, written))}")
-    return written
-
-
-if __name__ == "__main__":
-    main()
+    stage.open_window(**meshes)
+    return stage.end()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import autograd_gpu as ag
 from autograd_gpu.demos import pictures, scenes
 from autograd_gpu.demos.models import spot
-from autograd_gpu.demos.stage import Stage, turntable
+from autograd_gpu.demos.stage import Stage
 from autograd_gpu.meshes import Mesh, energies
 
 FloatArray = NDArray[np.float64]
@@ -91,12 +91,14 @@ def main(stage: Stage, rounds: int = 15) -> None:
     rigid.add_residuals(moved_distance, pose[0], rest, points[near], normals[near],
                         loss=ag.losses.Huber(0.05), name="scan")  # fmt: skip
     seconds, x, value = 0.0, rest, np.zeros((1, 6))
+    stage.reel.add({"x": rest})
     for _ in range(rounds):
         near = match(tree, normals, x, mesh.faces)
         rigid.update(pose=value, data={"scan": {"q": points[near], "normal": normals[near]}})
         s = ag.solve(rigid, options=RIGID, backend=stage.backend)
         value, seconds = s.values["pose"], seconds + s.timings["total"]
         x = rotate(value[0, :3], rest) + value[0, 3:]
+        stage.reel.add({"x": x})
     results["rigid"] = x
     report("rigid", x, seconds)
 
@@ -118,6 +120,7 @@ def main(stage: Stage, rounds: int = 15) -> None:
         bending.update(x=state["x"], r=state["r"], data=data)
         s = ag.solve(bending, options=BENDING, backend=stage.backend)
         state, seconds = s.values, seconds + s.timings["total"]
+        stage.reel.add({"x": state["x"]})
         if stage.progress:
             print(f"stiffness {stiffness:.2f}: cost {s.cost:.4g}, {seconds:.1f} s")
     results["bending"] = state["x"]
@@ -131,10 +134,9 @@ def main(stage: Stage, rounds: int = 15) -> None:
         stage.path("icp.png"), bodies, list(results), panel=(480, 440), cameras=CAMERA,
         legend={"scan": SCAN},
     )  # fmt: skip
-    if stage.record:
-        end = results["bending"]
-        frames = turntable(lambda t: rest + t * (end - rest), mesh.faces, CAMERA)
-        stage.film("icp.gif", frames)
+    stage.film("icp.gif", lambda v: [
+        scenes.checked_body("cow", v["x"], mesh.faces, pictures.AFTER_COLOR), scan], CAMERA,
+    )  # fmt: skip
     stage.open_window(start=mesh, registered=Mesh(results["bending"], mesh.faces))
     columns = ["", "to the scan, median", "to the truth, median", "95 % below", "solving"]
     stage.close(f"A scan of {len(points)} points, noise {NOISE}", columns, rows)

@@ -20,6 +20,7 @@ from autograd_gpu.demos.stage import Stage
 FloatArray = NDArray[np.float64]
 LINKS, LINK, LIMIT = 5, 0.42, np.radians(110.0)
 OPTIONS = ag.LevenbergMarquardtOptions(damping="identity", function_tolerance=1e-6)
+CAMERA = (60, 24)
 ARM, TIP = (0.55, 0.58, 0.64), (0.91, 0.38, 0.16)
 
 
@@ -81,20 +82,26 @@ def main(stage: Stage, count: int = 10_000) -> None:
                      f"{100 * np.mean(off < 0.01):.1f} %", f"{np.median(bend):.0f}°",
                      f"{bend.max():.0f}°"])  # fmt: skip
         draw_some(stage, name, joints)
+    stage.film("ik.gif", lambda v: scene(arms(bases, v["angles"])), CAMERA)
+    stage.open_window(tips=arms(bases, s.values["angles"])[:, -1], targets=targets)
     print(f"{count / s.timings['total']:.0f} arms a second")
     columns = ["arms", "tip off, median", "largest", "within 0.01", "largest bend, median", "most"]
     stage.close(f"{count} arms of {LINKS} links and {LINKS + 1} joints", columns, rows)
 
 
 def draw_some(stage: Stage, name: str, joints: FloatArray) -> None:
+    """All tips, and every so many arms, as a picture."""
+    pictures.render_row(
+        stage.path(f"ik-{name}.png"), [scene(joints)], [None], panel=(760, 560), cameras=CAMERA,
+        legend={"tips": TIP},
+    )  # fmt: skip
+
+
+def scene(joints: FloatArray) -> list[scenes.Body]:
     """All tips, and every so many arms."""
     some = joints[:: max(1, len(joints) // 70)]
-    bodies = [
+    return [
         scenes.dots(joints[:, -1], 0.012, TIP),
         scenes.tubes(some[:, :-1].reshape(-1, 3), some[:, 1:].reshape(-1, 3), 0.012, ARM),
         scenes.spheres(some[:, :-1].reshape(-1, 3), 0.024, (0.30, 0.42, 0.62)),
     ]
-    pictures.render_row(
-        stage.path(f"ik-{name}.png"), [bodies], [None], panel=(760, 560), cameras=(60, 24),
-        legend={"tips": TIP},
-    )  # fmt: skip

@@ -7,7 +7,6 @@ hundred of those are mistaken. Run it with ``autograd-gpu demo posegraph``.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import autograd_gpu as ag
-from autograd_gpu.cli import print_table
 from autograd_gpu.demos import pictures, scenes
+from autograd_gpu.demos.stage import Stage
 from autograd_gpu.estimation import PoseGraph, sphere_of_poses
 
 FloatArray = NDArray[np.float64]
@@ -63,9 +62,7 @@ def turned(true: FloatArray, degrees: float) -> FloatArray:
     return numbers
 
 
-def solve_all(
-    graph: PoseGraph, true: FloatArray, backend: str, progress: bool
-) -> tuple[ag.Problem, list[Run]]:
+def solve_all(graph: PoseGraph, true: FloatArray, stage: Stage) -> tuple[ag.Problem, list[Run]]:
     """From odometry without and with a loss, and with it from poses turned by 30 degrees."""
     problem = graph.problem(ag.losses.Huber(PLAIN))
     runs: list[Run] = []
@@ -74,11 +71,9 @@ def solve_all(
         ("odometry", graph.poses, "Huber", ROBUST),
         ("turned by 30°", turned(true, 30.0), "Huber", ROBUST),
     ):
-        print(f"\nFrom {start}, loss: {loss}")
         # Numbers of the loss are data: the kernels stay.
         problem.update(poses=poses, data={"between": {"loss_delta": delta}})
-        solution = ag.solve(problem, options=OPTIONS, backend=backend, progress=progress)
-        print(f"{solution.status.value}: {solution.message}")
+        solution = stage.solve(f"from {start}, loss: {loss}", problem, OPTIONS, small=True)
         error = error_of(solution.values["poses"], true)
         runs.append(Run(start=start, loss=loss, solution=solution, error=error))
     return problem, runs
@@ -86,62 +81,67 @@ def solve_all(
 
 def draw(path: Path, graph: PoseGraph, true: FloatArray, panels: dict[str, FloatArray]) -> None:
     """Poses and edges from the side, panel by panel; wrong closures are orange."""
-    collections: Any = scenes.matplotlib_module("collections")
     figure = scenes.empty_figure((450 * len(panels), 480))
-    i, j = graph.edges.T
-    measured = SE3.from_vector(true[i]).inverse() @ SE3.from_vector(true[j])
-    off = (SE3.from_vector(graph.measurements).inverse() @ measured).log()
-    wrong = np.linalg.norm(off[:, 3:], axis=1) > 1.0
-    steps = j - i == 1
-    kinds = {CLOSURE_COLOR: ~(steps | wrong), WRONG_COLOR: wrong, STEP_COLOR: steps}
-    look = SE3.exp(np.radians([-70.0, 0.0, 0.0, 0.0, 0.0, 0.0])) @ SE3.exp([0, 0, 0.6, 0, 0, 0])
+    kinds = kinds_of_edges(graph, true)
     for k, (title, poses) in enumerate(panels.items()):
-        places = look.act(poses[:, 4:])[:, :2]
         axes = figure.add_axes((k / len(panels), 0.0, 1.0 / len(panels), 0.9))
-        for color, chosen in kinds.items():
-            ends = places[graph.edges[chosen]]
-            width = 0.4 if color == CLOSURE_COLOR else 0.8
-            axes.add_collection(collections.LineCollection(ends, colors=color, linewidths=width))
-        axes.set_aspect("equal")
-        axes.autoscale()
-        axes.set_axis_off()
+        paint(axes, graph, kinds, poses)
         figure.text((k + 0.5) / len(panels), 0.95, title, ha="center", size=12)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
 
-def main(
-    laps: int = 50, out: Path = Path("out"), backend: str = "numpy", *, progress: bool = True
-) -> list[Path]:
+def kinds_of_edges(graph: PoseGraph, true: FloatArray) -> dict[str, NDArray[np.bool_]]:
+    """Masks of edges by colour: closures, wrong ones, steps."""
+    i, j = graph.edges.T
+    measured = SE3.from_vector(true[i]).inverse() @ SE3.from_vector(true[j])
+    off = (SE3.from_vector(graph.measurements).inverse() @ measured).log()
+    wrong, steps = np.linalg.norm(off[:, 3:], axis=1) > 1.0, j - i == 1
+    return {CLOSURE_COLOR: ~(steps | wrong), WRONG_COLOR: wrong, STEP_COLOR: steps}
+
+
+def paint(
+    axes: Any, graph: PoseGraph, kinds: dict[str, NDArray[np.bool_]], poses: FloatArray
+) -> None:
+    """One panel: the edges between poses, seen from the side."""
+    collections: Any = scenes.matplotlib_module("collections")
+    look = SE3.exp(np.radians([-70.0, 0.0, 0.0, 0.0, 0.0, 0.0])) @ SE3.exp([0, 0, 0.6, 0, 0, 0])
+    places = look.act(poses[:, 4:])[:, :2]
+    for color, chosen in kinds.items():
+        ends = places[graph.edges[chosen]]
+        width = 0.4 if color == CLOSURE_COLOR else 0.8
+        axes.add_collection(collections.LineCollection(ends, colors=color, linewidths=width))
+    axes.set_aspect("equal")
+    axes.autoscale()
+    axes.set_axis_off()
+
+
+def main(stage: Stage, laps: int = 50) -> list[Path]:
     """Solve three times, print a table and write pictures; returns the files."""
-    began = time.perf_counter()
-    scenes.matplotlib_module("figure")  # if it is missing, say so now and not after the solve
     graph, true = sphere_of_poses(laps, laps, outliers=0.02)
     print(f"{len(graph.poses)} poses, {len(graph.edges)} edges, {laps} laps around a sphere")
-    problem, runs = solve_all(graph, true, backend, progress)
+    problem, runs = solve_all(graph, true, stage)
     last = runs[-1].solution
     drift = error_of(graph.poses, true)
-    print_table(
-        f"Pose graph: odometry alone is off by {drift:.3f} (root mean square; the radius is 10)",
-        ["from", "loss", "cost", "iterations", "time", "off by"],
-        [run.row for run in runs],
-    )
     columns = problem.columns(problem.arrays[0])
     print(f"{last.backend} {last.precision} on {last.device}, {last.linear_solver};", end=" ")
     print(f"{columns.max() + 1} tangent coordinates of {columns.shape[0]} poses")
     panels = {f"odometry: off by {drift:.2f}": graph.poses}
     for run, what in zip(runs, ("least squares", "with Huber's loss"), strict=False):
         panels[f"{what}: off by {run.error:.2f}"] = run.solution.values["poses"]
-    draw(out / "posegraph.png", graph, true, panels)
+    draw(stage.path("posegraph.png"), graph, true, panels)
     pictures.plot_convergence(
-        out / "posegraph_convergence.png",
+        stage.path("posegraph_convergence.png"),
         {f"{r.start}, loss: {r.loss}": [h.cost for h in r.solution.history] for r in runs},
         title="Cost of a pose graph",
     )
-    written = [out / "posegraph.png", out / "posegraph_convergence.png"]
-    print(f"\n{time.perf_counter() - began:.1f} s; wrote {', '.join(map(str, written))}")
-    return written
-
-
-if __name__ == "__main__":
-    main()
+    kinds = kinds_of_edges(graph, true)
+    stage.film_of_plot("posegraph.gif", lambda axes, v: paint(axes, graph, kinds, v["poses"]))
+    places = last.values["poses"][:, 4:]
+    stage.open_window(
+        true=true[:, 4:], found=(places[graph.edges[:, 0]], places[graph.edges[:, 1]])
+    )
+    return stage.close(
+        f"Pose graph: odometry alone is off by {drift:.3f} (root mean square; the radius is 10)",
+        ["from", "loss", "cost", "iterations", "time", "off by"],
+        [run.row for run in runs],
+    )

@@ -107,6 +107,11 @@ def main(stage: Stage) -> None:
          lambda axes: draw(axes, s.values["p"], s.values["r"].ravel(), "as constrained")],
     )  # fmt: skip
     pictures.save_figure(figure, stage.path("sketch.png"))
+    stage.film_of_plot("sketch.gif", lambda axes, v: draw(axes, v["p"], v["r"].ravel(), ""))
+    at = np.column_stack([s.values["p"], np.zeros(len(points))])
+    names = list(POINTS)
+    ends = [[names.index(k) for k in pair] for pair in LINES]
+    stage.open_window(points=at, lines=(at[[e[0] for e in ends]], at[[e[1] for e in ends]]))
     rows, start = list[list[str]](), 0
     for group in problem.groups:
         end = start + group.count * group.residual_size

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import autograd_gpu as ag
 from autograd_gpu.demos import pictures, scenes
 from autograd_gpu.demos.models import spot
-from autograd_gpu.demos.stage import Stage, turntable
+from autograd_gpu.demos.stage import Stage
 from autograd_gpu.meshes import Mesh, energies
 
 FloatArray = NDArray[np.float64]
@@ -72,10 +72,7 @@ def main(stage: Stage) -> None:
     pictures.render_row(
         stage.path("smooth.png"), bodies, list(results), panel=(400, 460), cameras=CAMERA
     )
-    if stage.record:
-        last = results["bilaplacian"]
-        frames = turntable(lambda t: noisy + t * (last - noisy), mesh.faces, CAMERA)
-        stage.film("smooth.gif", frames)
+    stage.film_of_mesh("smooth.gif", "x", mesh.faces, CAMERA)
     stage.open_window(
         noisy=Mesh(noisy, mesh.faces), smooth=Mesh(results["bilaplacian"], mesh.faces)
     )

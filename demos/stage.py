@@ -1,4 +1,4 @@
-"""What all stories share: options of the command line, a solve that says what happens, films."""
+"""What all stories share: options of the command line, solves that say what happens, films."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 import autograd_gpu as ag
 from autograd_gpu.cli import print_table
-from autograd_gpu.demos import pictures, scenes
-from autograd_gpu.errors import MissingDependencyError
+from autograd_gpu.demos import films, pictures, scenes
+from autograd_gpu.demos.films import Reel, Values
 from autograd_gpu.meshes import Mesh
 
 FloatArray = NDArray[np.float64]
+Segments = tuple[FloatArray, FloatArray]
+"""Starts and ends, (n, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +30,10 @@ class Stage:
         out: folder for pictures, made when first needed.
         backend: as for ``ag.solve``.
         progress: bars while solving.
-        show: open the last meshes in polyscope.
-        record: write a film (GIF) as well.
+        show: open what was solved in polyscope at the end.
+        record: write films (GIF) of the solves as well.
         written: files so far.
+        reel: points that solves passed since the last film.
     """
 
     out: Path = Path("out")
@@ -40,12 +43,18 @@ class Stage:
     record: bool = False
     written: list[Path] = field(default_factory=list[Path])
     began: float = field(default_factory=time.perf_counter)
+    reel: Reel = field(default_factory=Reel)
 
     def __post_init__(self) -> None:
         # What is missing is said now, and not after the solve.
         scenes.matplotlib_module("figure")
         if self.show:
             ag.meshes.require_polyscope()
+
+    @property
+    def callback(self) -> Reel | None:
+        """For ``ag.solve``: keeps the points that a film will show; None if there is none."""
+        return self.reel if self.record else None
 
     def solve(
         self, title: str, problem: ag.Problem, options: Any = None, small: bool = False
@@ -55,7 +64,10 @@ class Stage:
         Where the problem is ``small``, ``auto`` is NumPy: compiling would take longer.
         """
         backend = "numpy" if small and self.backend == "auto" else self.backend
-        solution = ag.solve(problem, options=options, backend=backend, progress=self.progress)
+        solution = ag.solve(
+            problem, options=options, backend=backend, progress=self.progress,
+            callback=self.callback,
+        )  # fmt: skip
         print(
             f"{title}: cost {solution.initial_cost:.5g} → {solution.cost:.5g} in "
             f"{solution.iterations} iterations, {solution.timings['total']:.1f} s; "
@@ -72,70 +84,73 @@ class Stage:
         self.written.append(path)
         return path
 
-    def film(self, name: str, frames: Sequence[scenes.Image], seconds: float = 0.08) -> None:
-        """Write pictures as a GIF that plays forever."""
-        save_gif(self.path(name), frames, seconds)
+    def film(
+        self,
+        name: str,
+        scene: Callable[[Values], Sequence[scenes.Body]],
+        camera: scenes.Camera = "auto",
+        size: tuple[int, int] = (480, 400),
+        always: bool = False,
+    ) -> None:
+        """With ``record`` (or ``always``), draw the points of the reel as scenes, and empty it."""
+        if self.record or always:
+            worlds = [scene(values) for values in self.reel.frames()]
+            self._write(name, films.drawn(worlds, camera, size))
+
+    def film_of_mesh(
+        self, name: str, parameter: str, faces: NDArray[np.int64], camera: scenes.Camera
+    ) -> None:
+        """As ``film``, of a mesh whose vertices are a parameter."""
+        color = pictures.AFTER_COLOR
+        self.film(
+            name, lambda v: [scenes.checked_body(parameter, v[parameter], faces, color)], camera
+        )
+
+    def film_of_plot(
+        self,
+        name: str,
+        paint: Callable[[Any, Values], None],
+        size: tuple[int, int] = (520, 460),
+    ) -> None:
+        """As ``film``, of axes that a function draws on."""
+        if self.record:
+            self._write(name, films.plotted(self.reel.frames(), paint, size))
+
+    def _write(self, name: str, images: Sequence[scenes.Image]) -> None:
+        films.save_gif(self.path(name), [*images, *[images[-1]] * films.LINGER], 0.08)
+        self.reel.points.clear()
 
     def close(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     ) -> list[Path]:
         """Print the table that ends a story, and where its pictures are."""
         print_table(title, columns, rows)
+        return self.end()
+
+    def end(self) -> list[Path]:
+        """Say how long it took, and where the pictures are."""
         spent = time.perf_counter() - self.began
         print(f"{spent:.1f} s; wrote {', '.join(map(str, self.written))}")
         return self.written
 
-    def open_window(self, **meshes: Mesh) -> None:
-        """Show meshes side by side in polyscope, where ``--show`` asks for it."""
+    def open_window(self, **things: Mesh | FloatArray | Segments) -> None:
+        """Show things in polyscope, where ``--show`` asks for it: meshes, points (n, 3), segments.
+
+        Meshes stand side by side, the rest where it is.
+        """
         if not self.show:
             return
-        shift = 0.0
-        for name, mesh in meshes.items():
-            moved = Mesh(mesh.vertices + np.array([shift, 0.0, 0.0]), mesh.faces)
-            ag.meshes.to_polyscope(moved, name, smooth_shade=True)
-            shift += 1.2 * float(np.ptp(mesh.vertices[:, 0]))
-        ag.meshes.require_polyscope().show()
-
-
-def save_gif(path: Path, frames: Sequence[scenes.Image], seconds: float) -> None:
-    """Write frames (height, width, 3) of bytes as an endless GIF.
-
-    Raises:
-        MissingDependencyError: pillow is not installed.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"films need pillow ({error}); pip install 'autograd-gpu[demos]'"
-        ) from error
-    # One palette for all frames: colours do not flicker, and the file is small.
-    first = Image.fromarray(
-        np.concatenate([frames[k] for k in (0, len(frames) // 2, -1)])
-    ).quantize(128)
-    images = [
-        Image.fromarray(frame).quantize(palette=first, dither=Image.Dither.NONE) for frame in frames
-    ]
-    images[0].save(
-        path, save_all=True, append_images=images[1:], duration=round(1000 * seconds), loop=0
-    )
-
-
-def turntable(
-    vertices: Callable[[float], FloatArray],
-    faces: NDArray[np.int64],
-    camera: scenes.Camera,
-    frames: int = 24,
-    size: tuple[int, int] = (480, 400),
-) -> list[scenes.Image]:
-    """Pictures of a mesh whose vertices are a function of time from 0 to 1, and back to 0."""
-    times = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(frames) / frames)
-    clouds = [vertices(float(t)) for t in times]
-    view = scenes.fit_view(clouds, camera, size[0] / size[1])
-    renderer: scenes.Renderer | None = None
-    images: list[scenes.Image] = []
-    for cloud in clouds:
-        body = scenes.checked_body("film", cloud, faces, pictures.AFTER_COLOR)
-        image, renderer = scenes.draw([body], view, size, renderer)
-        images.append(image)
-    return images
+        window, shift = ag.meshes.require_polyscope(), 0.0
+        window.init()
+        for name, thing in things.items():
+            if isinstance(thing, Mesh):
+                moved = Mesh(thing.vertices + np.array([shift, 0.0, 0.0]), thing.faces)
+                ag.meshes.to_polyscope(moved, name, smooth_shade=True)
+                shift += 1.2 * float(np.ptp(thing.vertices[:, 0]))
+            elif isinstance(thing, tuple):
+                rows = np.arange(len(thing[0]))
+                pairs = np.column_stack([rows, rows + len(rows)])
+                window.register_curve_network(name, np.concatenate(thing), pairs)
+            else:
+                window.register_point_cloud(name, thing)
+        window.show()

@@ -134,11 +134,13 @@ def test_extras_are_read_from_the_package(monkeypatch):
 
 
 def test_demo_passes_its_options_on(tmp_path, monkeypatch):
-    got = {}
-    monkeypatch.setattr(icosphere, "main", lambda **options: got.update(options))
-    result = call("demo", "icosphere", "--level", "2", "--out", str(tmp_path), "--backend", "cpu")
+    got = []
+    monkeypatch.setattr(icosphere, "main", lambda stage, level: got.append((stage, level)))
+    options = ["--level", "2", "--out", str(tmp_path), "--backend", "cpu", "--record"]
+    result = call("demo", "icosphere", *options)
     assert result.exit_code == 0
-    assert got == {"level": 2, "out": tmp_path, "backend": "cpu"}
+    ((stage, level),) = got
+    assert (level, stage.out, stage.backend, stage.record) == (2, tmp_path, "cpu", True)
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs the extra [demos]")
@@ -149,7 +151,7 @@ def test_demo_refuses_an_unknown_backend(tmp_path):
 
 
 def test_what_is_not_there_yet_is_one_message(monkeypatch):
-    def later(**_):
+    def later(*_, **__):
         raise NotImplementedError("backend='jax': the JAX backend")
 
     monkeypatch.setattr(icosphere, "main", later)

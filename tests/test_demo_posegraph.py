@@ -15,13 +15,14 @@ if find_spec("matplotlib") is None:
 
 from autograd_gpu.cli import build_app
 from autograd_gpu.demos import posegraph, scenes
+from autograd_gpu.demos.stage import Stage
 from autograd_gpu.errors import MissingDependencyError
 from autograd_gpu.estimation import sphere_of_poses
 
 
 def test_the_loss_keeps_the_sphere_round():
     graph, true = sphere_of_poses(14, 14, outliers=0.03)
-    _, (plain, robust, turned) = posegraph.solve_all(graph, true, "numpy", progress=False)
+    _, (plain, robust, turned) = posegraph.solve_all(graph, true, Stage(progress=False))
     assert robust.solution.success and turned.solution.success
     assert robust.error < 0.3 * plain.error
     # One minimum, whatever the start.
@@ -30,7 +31,7 @@ def test_the_loss_keeps_the_sphere_round():
 
 
 def test_it_writes_what_it_names(tmp_path, capsys):
-    written = posegraph.main(laps=6, out=tmp_path / "new", progress=False)
+    written = posegraph.main(Stage(out=tmp_path / "new", progress=False), laps=6)
     assert [path.name for path in written] == ["posegraph.png", "posegraph_convergence.png"]
     assert all(path.stat().st_size > 2000 for path in written)
     printed = capsys.readouterr().out
@@ -46,14 +47,15 @@ def test_missing_pictures_are_named_before_the_solve(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "matplotlib_module", missing)
     monkeypatch.setattr(ag, "solve", lambda *_, **__: pytest.fail("solved first"))
     with pytest.raises(MissingDependencyError, match="matplotlib"):
-        posegraph.main(laps=4, out=tmp_path)
+        posegraph.main(Stage(out=tmp_path), laps=4)
 
 
 def test_the_command_line_passes_options_on(tmp_path, monkeypatch):
-    got = {}
-    monkeypatch.setattr(posegraph, "main", lambda **options: got.update(options))
+    got = []
+    monkeypatch.setattr(posegraph, "main", lambda stage, laps: got.append((stage, laps)))
     result = CliRunner().invoke(
         build_app(), ["demo", "posegraph", "--laps", "9", "--out", str(tmp_path)]
     )
     assert result.exit_code == 0, result.output
-    assert got == {"laps": 9, "out": tmp_path, "backend": "numpy"}
+    ((stage, laps),) = got
+    assert (laps, stage.out, stage.backend, stage.show) == (9, tmp_path, "auto", False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,17 +23,17 @@ from autograd_gpu.demos import (
     arap,
     cloth,
     developable,
+    films,
     flatten,
     ik,
     scenes,
     sketch,
     smooth,
 )
-from autograd_gpu.demos import stage as stage_module
 from autograd_gpu.demos.sketch_constraints import CONSTRAINTS
 from autograd_gpu.demos.stage import Stage
 
-# Options of main that make a story short; the cows are what they are.
+# Options of main that make a story short.
 SMALL: dict[str, dict[str, Any]] = {
     "arap": {"poses": ["grazes"]},
     "cloth": {"cells": 6, "steps": 8},
@@ -42,11 +44,18 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+def barrel() -> ag.meshes.Mesh:
+    """A closed mesh where the cow is, of a fifth of its vertices."""
+    sphere = ag.meshes.icosphere(3)
+    return ag.meshes.Mesh(sphere.vertices * [0.45, 0.85, 0.86] + [0.0, 0.105, 0.195], sphere.faces)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Without the pictures, which have tests of their own, and without their minutes."""
     blank = np.zeros((8, 8, 3), dtype=np.uint8)
     monkeypatch.setattr(scenes, "draw", lambda *_: (blank, "matplotlib"))
+    monkeypatch.setattr(films.Reel.frames, "__defaults__", (3,))
 
     def render_row(path, bodies, titles, **_):
         assert len(bodies) == len(titles) and all(bodies)
@@ -56,16 +65,21 @@ def quick(monkeypatch):
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_a_story_runs_and_writes_what_it_lists(name, tmp_path, capsys, quick):
-    stage = Stage(out=tmp_path / "new", backend="numpy", progress=False)
-    import_module(f"autograd_gpu.demos.{name}").main(stage, **SMALL.get(name, {}))
+def test_a_story_runs_and_writes_what_it_lists(name, tmp_path, capsys, quick, monkeypatch):
+    story = import_module(f"autograd_gpu.demos.{name}")
+    if hasattr(story, "spot"):
+        monkeypatch.setattr(story, "spot", barrel)
+    stage = Stage(out=tmp_path / "new", backend="numpy", progress=False, record=True)
+    story.main(stage, **SMALL.get(name, {}))
     assert stage.written and all(path.stat().st_size > 0 for path in stage.written)
+    assert f"{name}.gif" in {path.name for path in stage.written}
+    assert stage.reel.points == []  # the film has them
     printed = capsys.readouterr().out
     assert str(stage.written[-1]) in printed and "┃" in printed
 
 
 def test_poses_reach_their_handles():
-    mesh = arap.spot()
+    mesh = barrel()
     handles = np.flatnonzero((mesh.vertices[:, 1] < -0.66) | (mesh.vertices[:, 2] < -0.6))
     problem = arap.build(mesh, handles)
     targets = arap.graze(mesh.vertices)[handles]
@@ -147,25 +161,72 @@ def test_a_film_is_a_gif(tmp_path):
     from PIL import Image
 
     frames = [np.full((20, 30, 3), value, dtype=np.uint8) for value in (10, 120, 240)]
-    stage = Stage(out=tmp_path)
-    stage.film("film.gif", frames)
+    films.save_gif(tmp_path / "film.gif", frames, 0.1)
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames == 3 and film.size == (30, 20)
-    assert stage.written == [tmp_path / "film.gif"]
 
 
-def test_a_turntable_goes_there_and_back():
+def test_a_film_shows_the_points_of_a_solve_from_its_start_to_its_end(tmp_path, monkeypatch):
+    seen = []
+
+    def draw(bodies, view, size, renderer):
+        seen.append((bodies[0].vertices, view))
+        return np.full((*size[::-1], 3), len(seen), dtype=np.uint8), "matplotlib"
+
+    monkeypatch.setattr(scenes, "draw", draw)
     mesh = ag.meshes.icosphere(1)
-    images = stage_module.turntable(
-        lambda t: mesh.vertices * (1.0 + t), mesh.faces, "auto", frames=4, size=(60, 40)
-    )
-    assert len(images) == 4 and images[0].shape == (40, 60, 3)
-    assert not np.array_equal(images[0], images[2])
+    i, j = mesh.edges.T
+    problem = ag.Problem()
+    x = problem.parameters("x", mesh.vertices)
+    problem.add_residuals(ag.meshes.energies.spring, x[i], x[j], 0.2, name="springs")
+    stage = Stage(out=tmp_path, backend="numpy", progress=False, record=True)
+    solution = stage.solve("springs", problem)
+    stage.film_of_mesh("springs.gif", "x", mesh.faces, "auto")
+    np.testing.assert_array_equal(seen[0][0], mesh.vertices)
+    np.testing.assert_array_equal(seen[-1][0], solution.values["x"])
+    assert len({id(view) for _, view in seen}) == 1  # a camera that stands still
+    assert stage.written == [tmp_path / "springs.gif"]
+
+
+def test_nothing_is_kept_or_drawn_without_record(tmp_path, quick):
+    stage = Stage(out=tmp_path, backend="numpy", progress=False)
+    sketch.main(stage)
+    assert stage.reel.points == [] and [p.name for p in stage.written] == ["sketch.png"]
+
+
+def test_films_thin_out_many_points_and_blend_few():
+    reel = films.Reel()
+    assert reel.frames() == []
+    for k in range(101):
+        reel.add({"x": np.array([float(k)])})
+    many = [float(frame["x"][0]) for frame in reel.frames(11)]
+    assert many == [10.0 * k for k in range(11)]
+    del reel.points[3:]
+    few = [float(frame["x"][0]) for frame in reel.frames(8)]
+    np.testing.assert_allclose(few, [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2])
+
+
+def test_a_window_gets_meshes_points_and_segments(monkeypatch):
+    calls = []
+
+    class Window(ModuleType):
+        def __getattr__(self, name):
+            return lambda *arguments, **_: calls.append((name, arguments))
+
+    monkeypatch.setitem(sys.modules, "polyscope", Window("polyscope"))
+    mesh, points = ag.meshes.icosphere(0), np.arange(6.0).reshape(2, 3)
+    Stage(show=True).open_window(first=mesh, second=mesh, dots=points, lines=(points, points + 1.0))
+    assert [name for name, _ in calls if name != "init"] == [
+        "register_surface_mesh", "register_surface_mesh", "register_point_cloud",
+        "register_curve_network", "show",
+    ]  # fmt: skip
+    placed = [arguments[1] for name, arguments in calls if name == "register_surface_mesh"]
+    assert placed[1][:, 0].min() > placed[0][:, 0].max()
+    nodes, pairs = calls[-2][1][1:]
+    np.testing.assert_array_equal(nodes[pairs[:, 1]] - nodes[pairs[:, 0]], np.ones((2, 3)))
 
 
 def test_show_without_polyscope_is_refused_before_the_solve(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "polyscope", None)
     with pytest.raises(MissingDependencyError, match=r"autograd-gpu\[show\]"):
         Stage(show=True)
