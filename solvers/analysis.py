@@ -87,6 +87,7 @@ class Analysis:
             self.base[a.name]: self._columns[a.name][:, 0] for a in problem.arrays
         }
         self._sessions: dict[tuple[object, ...], Session] = {}
+        self._inherited: dict[tuple[object, ...], Session] = {}
         self._retractions: dict[tuple[object, ...], Retraction] = {}
         self._limits = problem.batch_limits
         self._origin: Analysis | None = None
@@ -133,13 +134,23 @@ class Analysis:
         other._origin = self._origin or self
         other.groups = tuple(groups)
         other.energies = self.energies if energies is None else tuple(energies)
-        other._sessions, other._retractions = {}, {}
+        other._sessions, other._retractions, other._inherited = {}, {}, {}
         return other
 
-    def updated(self, problem: Problem) -> Analysis:
-        """``rebound`` to the data that the problem has now."""
+    def updated(self, problem: Problem, in_use: bool) -> Analysis:
+        """``rebound`` to the data that the problem has now.
+
+        Args:
+            problem: it.
+            in_use: whether a solve still works with the sessions here; otherwise they are handed
+                on, and take the new data in the memory that they have.
+        """
         groups = [self._bind(g) for g in problem.groups]
-        return self.rebound(groups, [self._bind(g) for g in problem.energies])
+        other = self.rebound(groups, [self._bind(g) for g in problem.energies])
+        if not in_use:
+            other._inherited = {**self._inherited, **self._sessions}
+            self._sessions, self._inherited = {}, {}
+        return other
 
     def columns_of(self, array: ParameterArray) -> IndexArray:
         """Columns of each block of ``array``, ``(blocks, tangent)``, -1 where frozen; a copy."""
@@ -319,12 +330,28 @@ class Analysis:
         """The session for a backend choice; opened at first use."""
         key = choice.session_key
         if key not in self._sessions:
-            traced = [g for g in self.groups if g.external is None]
-            session = self._opened(choice, traced)
-            if len(traced) < len(self.groups):
-                session = ExternalSession(self.groups, session if traced else None)
-            self._sessions[key] = session
+            self._sessions[key] = self._rebound_session(key) or self._new_session(choice)
         return self._sessions[key]
+
+    def _rebound_session(self, key: tuple[object, ...]) -> Session | None:
+        """The session of the analysis before, with the data of this one; None if it cannot."""
+        session = self._inherited.pop(key, None)
+        if session is None:
+            return None
+        rebound = False
+        try:
+            rebound = session.rebind(self.groups)
+        finally:
+            if not rebound:
+                session.close()
+        return session if rebound else None
+
+    def _new_session(self, choice: BackendChoice) -> Session:
+        traced = [g for g in self.groups if g.external is None]
+        session = self._opened(choice, traced)
+        if len(traced) < len(self.groups):
+            session = ExternalSession(self.groups, session if traced else None)
+        return session
 
     def retraction(self, choice: BackendChoice) -> Retraction:
         """What moves the parameters by a step; made at first use."""
@@ -388,7 +415,10 @@ class Analysis:
 
     def close(self) -> None:
         """Free the sessions."""
-        for owned in (*self._sessions.values(), *self._retractions.values()):
+        for owned in (
+            *self._sessions.values(), *self._inherited.values(), *self._retractions.values()
+        ):  # fmt: skip
             owned.close()
         self._sessions.clear()
+        self._inherited.clear()
         self._retractions.clear()

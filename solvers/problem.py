@@ -545,7 +545,8 @@ class Problem:
             else:
                 (self._groups if name in self._groups else self._energies)[name] = group
         if groups:
-            rebound = None if self._analysis is None else self._analysis.updated(self)
+            before = self._analysis
+            rebound = None if before is None else before.updated(self, self._solves > 0)
             self._forget()
             self._analysis = rebound
 

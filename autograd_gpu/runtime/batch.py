@@ -198,6 +198,13 @@ class Session(Protocol):
         """All residuals, and the Jacobian's values; under a robust loss the corrected pair."""
         ...
 
+    def rebind(self, groups: Sequence[BoundGroup]) -> bool:
+        """Go on with other numbers in the data of the same groups, in the memory that there is.
+
+        False if the session cannot; it is of no use then but to be closed.
+        """
+        ...
+
     def sources(self) -> Sequence[Source]:
         """Generated text of each distinct kernel compiled so far."""
         ...
@@ -261,3 +268,7 @@ class SessionContext(Closing):
 
     def prepare(self) -> None:
         """Compile what a solve needs; nothing by default."""
+
+    def rebind(self, groups: Sequence[BoundGroup]) -> bool:
+        """Not without being made again, by default."""
+        return False

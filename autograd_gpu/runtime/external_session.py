@@ -35,6 +35,12 @@ class ExternalSession(SessionContext):
         if self._inner is not None:
             self._inner.prepare()
 
+    def rebind(self, groups: Sequence[BoundGroup]) -> bool:
+        """Other data for the kernels and for the functions; in place where the kernels can."""
+        self._groups = list(groups)
+        traced = [g for g in groups if g.external is None]
+        return self._inner is None or self._inner.rebind(traced)
+
     def residuals(self, parameters: FloatArray) -> FloatArray:
         """All residuals."""
         found = None if self._inner is None else self._inner.residuals(parameters)

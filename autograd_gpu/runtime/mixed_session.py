@@ -69,6 +69,12 @@ class MixedSession(SessionContext):
             )
         self._refined = True
 
+    def rebind(self, groups: Sequence[BoundGroup]) -> bool:
+        """Upload other data of the same groups."""
+        self._groups = tuple(groups)
+        made = (self._residuals, self._coarse, self._fine)
+        return all(session.rebind(groups) for session in made if session is not None)
+
     def residuals(self, parameters: FloatArray) -> FloatArray:
         """All residuals, in float64."""
         return self._residuals.residuals(parameters)

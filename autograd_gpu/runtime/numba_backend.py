@@ -10,6 +10,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -25,6 +26,7 @@ from ..codegen.stages import OP_BUDGET, exceeds
 from ..errors import KernelError
 from .batch import (
     BoundGroup,
+    DataBinding,
     FloatArray,
     HostArrays,
     ParameterBinding,
@@ -136,6 +138,14 @@ class _GroupArrays:
         self.indices = np.concatenate([*indices, np.zeros(1, np.int32)])
         self.data = np.concatenate([*data, np.zeros(1, real)])
 
+    def refill(self, group: BoundGroup) -> None:
+        """Other numbers of the same shapes in the place of the data."""
+        end = 0
+        for binding in group.bindings:
+            if isinstance(binding, DataBinding | RowDataBinding):
+                begin, end = end, end + binding.values.size
+                self.data[begin:end] = binding.values.ravel()
+
 
 STAGED_BLOCK = 256
 """Elements for which all stages of a kernel run before the next: a part of ``CHUNK``, small
@@ -174,6 +184,23 @@ def _run_lanes(
         plain()(start, stop, *arguments)
 
 
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """A kernel over a range of a group's elements; called with the parameters."""
+
+    kernel: Callable[..., Any]
+    start: int
+    stop: int
+    arrays: _GroupArrays
+    output: tuple[NDArray[Any], NDArray[Any]]
+
+    def __call__(self, x: NDArray[Any]) -> None:
+        arrays = self.arrays
+        self.kernel(
+            self.start, self.stop, arrays.control, x, arrays.indices, arrays.data, *self.output
+        )
+
+
 class NumbaSession(SessionContext):
     """Runs generated kernels on the CPU's threads.
 
@@ -202,6 +229,7 @@ class NumbaSession(SessionContext):
         self._arrays = [_GroupArrays(g, self._real) for g in groups]
         self._nothing = np.zeros(1, self._real)
         self._sources: dict[str, Source] = {}
+        self._plans: dict[Product, list[_Launch]] = {}
 
     @property
     def description(self) -> str:
@@ -240,26 +268,38 @@ class NumbaSession(SessionContext):
             for product in (Product.RESIDUAL, Product.RESIDUAL_JACOBIAN):
                 self._kernel(group, product)
 
+    def _plan(self, product: Product) -> list[_Launch]:
+        """What a product launches, found once: small problems are solved again and again."""
+        if product not in self._plans:
+            launches: list[_Launch] = []
+            with_jacobian = product is Product.RESIDUAL_JACOBIAN
+            for k, (group, arrays) in enumerate(zip(self._groups, self._arrays, strict=True)):
+                jacobian = self._host.group_jacobian(k) if with_jacobian else self._nothing
+                output = (self._host.group_residuals(k), jacobian)
+                kernel = self._kernel(group, product)
+                # A few large ranges per thread: balanced, and little work for the pool.
+                pieces = max(1, min(4 * available_threads(), math.ceil(group.count / CHUNK)))
+                bounds = [group.count * p // pieces for p in range(pieces + 1)]
+                launches += [
+                    _Launch(kernel, start, stop, arrays, output) for start, stop in pairwise(bounds)
+                ]
+            self._plans[product] = launches
+        return self._plans[product]
+
     def _run(self, product: Product, parameters: FloatArray) -> None:
         x = np.ascontiguousarray(parameters, self._real)
-        tasks: list[Callable[[], None]] = []
-        for k, group in enumerate(self._groups):
-            kernel = self._kernel(group, product)
-            arrays = self._arrays[k]
-            jacobian = (
-                self._host.group_jacobian(k)
-                if product is Product.RESIDUAL_JACOBIAN
-                else self._nothing
-            )
-            arguments = (
-                arrays.control, x, arrays.indices, arrays.data,
-                self._host.group_residuals(k), jacobian,
-            )  # fmt: skip
-            # A few large ranges per thread: balanced, and little work for the pool.
-            pieces = max(1, min(4 * available_threads(), math.ceil(group.count / CHUNK)))
-            bounds = [group.count * p // pieces for p in range(pieces + 1)]
-            tasks += [partial(kernel, start, stop, *arguments) for start, stop in pairwise(bounds)]
-        run_in_threads(tasks)
+        plan = self._plan(product)
+        if len(plan) == 1:
+            plan[0](x)
+            return
+        run_in_threads([partial(launch, x) for launch in plan])
+
+    def rebind(self, groups: Sequence[BoundGroup]) -> bool:
+        """Take other numbers in the data of the same groups, in the arrays that exist."""
+        for arrays, group in zip(self._arrays, groups, strict=True):
+            arrays.refill(group)
+        self._groups = list(groups)
+        return True
 
     def residuals(self, parameters: FloatArray) -> FloatArray:
         """All residuals."""

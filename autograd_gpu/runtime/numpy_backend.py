@@ -35,6 +35,11 @@ class NumpySession(SessionContext):
         """Processor."""
         return "CPU (NumPy)"
 
+    def rebind(self, groups: Sequence[BoundGroup]) -> bool:
+        """Take other data: they are read where they lie."""
+        self._groups = list(groups)
+        return True
+
     def sources(self) -> Sequence[Source]:
         """NumPy evaluates the IR: there is no generated text."""
         return ()

@@ -147,11 +147,21 @@ class WgslSession(SessionContext):
         self._chunks = [c for k in range(len(groups)) for c in self._cut(k, precision)]
         words = max(1, parameter_count) * self._format.words
         program = batch_program([c.shape for c in self._chunks], words)
+        self._precision = precision
         self._runner = ProgramRunner(self._device, program)
         for chunk in self._chunks:
             self._runner.upload(chunk.shape.buffer("control"), chunk.control)
             self._runner.upload(chunk.shape.buffer("indices"), chunk.indices)
             self._runner.upload(chunk.shape.buffer("data"), chunk.data)
+
+    def rebind(self, groups: Sequence[BoundGroup]) -> bool:
+        """Upload other data of the same groups to the buffers that exist."""
+        self._groups = list(groups)
+        for chunk in self._chunks:
+            part = self._groups[chunk.group].part(chunk.start, chunk.stop)
+            _, _, data = _pack(part, self._precision)
+            self._runner.upload(chunk.shape.buffer("data"), data)
+        return True
 
     @property
     def description(self) -> str:
