@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from autograd_gpu.charts import chart_of
 from autograd_gpu.errors import InputError, ShapeError, TraceError
-from autograd_gpu.grids import SamplingBuilder
-from autograd_gpu.ir import Graph
 from autograd_gpu.long_rows import LONGEST_UNROLLED_ROW
-from autograd_gpu.losses import Loss, as_loss
-from autograd_gpu.ragged import Ragged
+from autograd_gpu.losses import Loss
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
-from autograd_gpu.solvers.bounds import ArrayBounds, array_bounds
-from autograd_gpu.solvers.constraint_group import (
-    Constraint,
-    constraint_bounds,
-    make_constraint,
-)
-from autograd_gpu.solvers.external import ExternalFunction, external_group, same_data
-from autograd_gpu.solvers.ragged_arguments import (
-    AnyArgument,
-    length_of,
-    ragged_argument,
-    rows_of,
-)
-from autograd_gpu.solvers.ragged_group import RaggedGroup, trace_ragged_group
-from autograd_gpu.solvers.residual_group import (
-    DataRows,
-    GroupArgument,
-    ResidualGroup,
-    trace_group,
-    weighted,
-)
-from autograd_gpu.solvers.sampled_residuals import sampled_group, with_sample_arguments
-from autograd_gpu.solvers.selection import (
-    ParameterArray,
-    RaggedSelection,
-    Selection,
-    Shared,
-    common_length,
-    finite_array,
-    index_array,
-)
-from autograd_gpu.trace import argument_names, function_name
+from autograd_gpu.solvers.arguments import gather
+from autograd_gpu.solvers.batch_store import BatchStore
+from autograd_gpu.solvers.bounds import ArrayBounds
+from autograd_gpu.solvers.constraint_group import Constraint, constraint_bounds, make_constraint
+from autograd_gpu.solvers.external import ExternalFunction, external_group
+from autograd_gpu.solvers.group_tracing import trace_for_batch
+from autograd_gpu.solvers.parameter_store import ParameterStore
+from autograd_gpu.solvers.ragged_arguments import rows_of
+from autograd_gpu.solvers.ragged_group import RaggedGroup
+from autograd_gpu.solvers.residual_group import GroupArgument, ResidualGroup
+from autograd_gpu.solvers.selection import ParameterArray, Selection
+from autograd_gpu.trace import function_name
 
 if TYPE_CHECKING:
     from autograd_gpu.runtime.batch_executor import BatchLimits
@@ -61,15 +35,6 @@ if TYPE_CHECKING:
     from autograd_gpu.solvers.covariance import Covariance
     from autograd_gpu.solvers.evaluation import Evaluation
     from autograd_gpu.solvers.gradient_check import GradientCheck
-
-
-@dataclass(slots=True)
-class _Values:
-    """Current numbers of one parameter array, which of its blocks are held, and its bounds."""
-
-    array: FloatArray
-    frozen: NDArray[np.bool_]
-    bounds: ArrayBounds | None = None
 
 
 class Problem:
@@ -87,11 +52,8 @@ class Problem:
     """
 
     def __init__(self) -> None:
-        self._parameters: dict[str, ParameterArray] = {}
-        self._values: dict[str, _Values] = {}
-        self._groups: dict[str, ResidualGroup | RaggedGroup] = {}
-        self._energies: dict[str, ResidualGroup | RaggedGroup] = {}
-        self._constraints: dict[str, Constraint] = {}
+        self._parameters = ParameterStore()
+        self._batches = BatchStore()
         self._analysis: Analysis | None = None
         self.revision = 0
         self._solves = 0
@@ -105,10 +67,8 @@ class Problem:
         Parameter arrays are the same objects: what selects from them serves both.
         """
         made = Problem()
-        made._parameters = dict(self._parameters)
-        made._values = {k: replace(v, frozen=v.frozen.copy()) for k, v in self._values.items()}
-        made._groups = dict(self._groups)
-        made._energies = dict(self._energies)
+        made._parameters = self._parameters.copy()
+        made._batches = self._batches.copy()
         made._devices = dict(self._devices)
         made.batch_limits = self.batch_limits
         return made
@@ -142,42 +102,7 @@ class Problem:
             ShapeError: no rows, or more than three dimensions, another width than the
                 manifold's, or bounds of another shape.
         """
-        if manifold is not None and bounds is not None:
-            raise InputError(
-                f"parameters {name!r}: bounds on a manifold have no meaning; leave one out"
-            )
-        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(
-                f"parameters: got {type(name).__name__} as the name, expected a string; call "
-                'problem.parameters("x", array)'
-            )
-        what = f"parameters {name!r}"
-        if name in self._parameters:
-            raise InputError(
-                f"{what}: the problem already has parameters of this name; choose another, or "
-                f"replace their numbers by problem.update({name}=...)"
-            )
-        values = finite_array(array, what)
-        if not 1 <= values.ndim <= 3 or values.size == 0:
-            raise ShapeError(
-                f"{what}: got shape {values.shape}, expected (n,), (n, k) or (n, r, c) with n > 0"
-            )
-        shape = () if values.shape[1:] == (1,) else values.shape[1:]
-        chart = None
-        if manifold is not None:
-            if len(shape) > 1:
-                raise ShapeError(
-                    f"{what}: got shape {values.shape}, expected (n, ambient) on a manifold"
-                )
-            chart = chart_of(manifold, shape[0] if shape else 1, what)
-        if chart is not None:
-            chart.check(values, what)
-        box = None if bounds is None else array_bounds(bounds, values.shape, what)
-        if box is not None:
-            box.check(values, what)
-        handle = ParameterArray(name, shape, len(values), chart)
-        self._parameters[name] = handle
-        self._values[name] = _Values(values, np.zeros(len(values), np.bool_), box)
+        handle = self._parameters.add(name, array, manifold, bounds)
         self._forget()
         return handle
 
@@ -208,9 +133,11 @@ class Problem:
             TraceError: the function cannot be traced.
             ShapeError, IndexRangeError, InputError: an argument does not fit.
         """
-        title = self._free_name(name or function_name(fn), named=name is not None)
+        title = self._batches.free_name(name or function_name(fn), named=name is not None)
         what = f"residuals {title!r}"
-        self._groups[title] = self._traced(fn, arguments, weight, loss, title, what)
+        self._batches.residuals[title] = trace_for_batch(
+            fn, arguments, self._parameters, title, what, weight=weight, loss=loss
+        )
         self._forget()
 
     def add_energy(
@@ -238,9 +165,11 @@ class Problem:
             ShapeError: it returns more than one number, or an argument does not fit.
             IndexRangeError, InputError: an argument does not fit.
         """
-        title = self._free_name(name or function_name(fn), named=name is not None)
+        title = self._batches.free_name(name or function_name(fn), named=name is not None)
         what = f"energy {title!r}"
-        group = self._traced(fn, arguments, weight, None, title, what, grids=False)
+        group = trace_for_batch(
+            fn, arguments, self._parameters, title, what, weight=weight, grids=False
+        )
         size = group.parts[0].residual_size
         if size != 1:
             raise ShapeError(
@@ -252,7 +181,7 @@ class Problem:
                 f"{what}: loops over rows of more than {LONGEST_UNROLLED_ROW} items have no second "
                 "derivatives; shorten the rows, or use ag.Ragged(…, unroll=True)"
             )
-        self._energies[title] = group
+        self._batches.energies[title] = group
         self._forget()
 
     def add_constraint(
@@ -280,15 +209,15 @@ class Problem:
             TraceError: the function cannot be traced.
             ShapeError, IndexRangeError, InputError: an argument or a bound does not fit.
         """
-        title = self._free_name(name or function_name(fn), named=name is not None)
+        title = self._batches.free_name(name or function_name(fn), named=name is not None)
         what = f"constraint {title!r}"
         bounds = constraint_bounds(kind, lower, upper, what)
-        group = self._traced(fn, arguments, None, None, title, what)
+        group = trace_for_batch(fn, arguments, self._parameters, title, what)
         if isinstance(group, RaggedGroup):
             raise InputError(
                 f"{what}: an argument is ragged; add one constraint for each length of row"
             )
-        self._constraints[title] = make_constraint(group, bounds)
+        self._batches.constraints[title] = make_constraint(group, bounds)
         self._forget()
 
     def add_external(self, fn: ExternalFunction, *arguments: Any, name: str | None = None) -> None:
@@ -309,9 +238,9 @@ class Problem:
             InputError: an argument does not fit, or the function returns something else.
             ShapeError, IndexRangeError: an argument, or what it returns, does not fit.
         """
-        title = self._free_name(name or function_name(fn), named=name is not None)
+        title = self._batches.free_name(name or function_name(fn), named=name is not None)
         what = f"external residuals {title!r}"
-        names, gathered, count = self._gathered(fn, arguments, what)
+        names, gathered, count = gather(fn, arguments, self._parameters.owns, what)
         for argument_name, argument in zip(names, gathered, strict=True):
             if rows_of(argument) is not None:
                 raise InputError(
@@ -319,82 +248,21 @@ class Problem:
                     "the same for every element"
                 )
         plain = cast("list[GroupArgument]", gathered)
-        self._groups[title] = external_group(fn, names, plain, count, title, self._point())
+        self._batches.residuals[title] = external_group(
+            fn, names, plain, count, title, self._parameters.point()
+        )
         self._forget()
-
-    def _point(self) -> tuple[FloatArray, dict[str, int]]:
-        """All parameters, flat, and where each array begins."""
-        bases: dict[str, int] = {}
-        flat: list[FloatArray] = []
-        for name, values in self._values.items():
-            bases[name] = sum(len(f) for f in flat)
-            flat.append(values.array.ravel())
-        return np.concatenate(flat), bases
-
-    def _traced(
-        self,
-        fn: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        weight: ArrayLike | None,
-        loss: Loss | Callable[[Any], Any] | None,
-        title: str,
-        what: str,
-        grids: bool = True,
-    ) -> ResidualGroup | RaggedGroup:
-        """Check what a function is given, and trace it for its batch."""
-        names, gathered, count = self._gathered(fn, arguments, what)
-        checked = None if loss is None else as_loss(loss, what)
-        if any(rows_of(g) is not None for g in gathered):
-            return trace_ragged_group(
-                fn, names, gathered, count, weight, checked, title, self.values_of
-            )
-        plain = cast("list[GroupArgument]", gathered)
-
-        def sampled(graph: Graph, builder: SamplingBuilder) -> ResidualGroup:
-            weights = (
-                None
-                if weight is None
-                else weighted(with_sample_arguments(graph, builder), weight, count, what)
-            )
-            given = (names, plain, count, title)
-            return sampled_group(graph, builder, weights, given, self._point())
-
-        how = sampled if grids else None
-        return trace_group(fn, names, plain, count, weight, checked, title, how)
-
-    def _gathered(
-        self, fn: Callable[..., Any], arguments: tuple[Any, ...], what: str
-    ) -> tuple[list[str], list[AnyArgument], int]:
-        """Names of the arguments, what they gather, and the number of elements."""
-        if not arguments:
-            raise InputError(f"{what}: has no arguments; pass the parameters it acts on")
-        _check_signature(fn, len(arguments), what)
-        names = argument_names(fn, len(arguments))
-        gathered = [
-            self._argument(value, f"{what}, argument {names[k]!r}")
-            for k, value in enumerate(arguments)
-        ]
-        lengths = [(names[k], length_of(g)) for k, g in enumerate(gathered)]
-        count = common_length(lengths, what)
-        if not any(isinstance(g, Selection | RaggedSelection) for g in gathered):
-            raise InputError(
-                f"{what}: no argument is a parameter of this problem; pass what "
-                "problem.parameters(...) returned, or a selection of it"
-            )
-        if count == 0:
-            raise InputError(f"{what}: the batch is empty; leave the group out")
-        return names, gathered, count
 
     def add_group(self, group: ResidualGroup | RaggedGroup, *, energy: bool = False) -> None:
         """Add residuals, or energies, traced and bound to this problem's arrays already."""
-        name = self._free_name(group.name, named=True)
-        (self._energies if energy else self._groups)[name] = group
+        name = self._batches.free_name(group.name, named=True)
+        (self._batches.energies if energy else self._batches.residuals)[name] = group
         self._forget()
 
     def add_made_constraint(self, constraint: Constraint) -> None:
         """Add a constraint that is traced and bound to this problem's arrays already."""
-        name = self._free_name(constraint.group.name, named=True)
-        self._constraints[name] = constraint
+        name = self._batches.free_name(constraint.group.name, named=True)
+        self._batches.constraints[name] = constraint
         self._forget()
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -410,12 +278,12 @@ class Problem:
         from autograd_gpu.solvers.problem_archive import write_problem
 
         arrays = {
-            name: (handle, v.array, v.frozen, v.bounds)
-            for name, handle in self._parameters.items()
-            for v in (self._values[name],)
+            name: (stored.handle, stored.values, stored.frozen, stored.bounds)
+            for name, stored in self._parameters.items()
         }
-        groups = {"residuals": self._groups, "energies": self._energies}
-        write_problem(path, arrays, groups, self._constraints)
+        batches = self._batches
+        groups = {"residuals": batches.residuals, "energies": batches.energies}
+        write_problem(path, arrays, groups, batches.constraints)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
@@ -436,80 +304,21 @@ class Problem:
         Raises:
             InputError: there is none.
         """
-        if name not in self._parameters:
-            known = ", ".join(map(repr, self._parameters))
-            raise InputError(f"no parameters {name!r}; the problem has {known}")
-        return self._parameters[name]
-
-    def _free_name(self, wanted: str, *, named: bool) -> str:
-        taken = self._groups.keys() | self._energies.keys() | self._constraints.keys()
-        if wanted not in taken:
-            return wanted
-        if named:
-            raise InputError(
-                f"residuals {wanted!r}: the problem already has a group of this name; choose "
-                "another"
-            )
-        k = 2
-        while f"{wanted}_{k}" in taken:
-            k += 1
-        return f"{wanted}_{k}"
-
-    def _argument(self, value: Any, what: str) -> AnyArgument:
-        if isinstance(value, ParameterArray):
-            value = Selection(value, 0, 1, value.blocks, None)
-        if isinstance(value, Selection | RaggedSelection):
-            if not self.owns(value.array):
-                raise InputError(
-                    f"{what}: parameters {value.array.name!r} are another problem's; pass what "
-                    "this problem's parameters(...) returned"
-                )
-            return value
-        if isinstance(value, Ragged):
-            return ragged_argument(value, what)
-        if isinstance(value, Shared):
-            return DataRows(value.values[None], True)
-        values = finite_array(value, what)
-        if values.ndim == 0:
-            return DataRows(values[None], True)
-        if values.ndim > 3:
-            raise ShapeError(
-                f"{what}: got shape {values.shape}, expected (count,), (count, k) or "
-                "(count, r, c); reshape it"
-            )
-        return DataRows(values, False)
+        return self._parameters.named(name)
 
     def freeze(self, array: ParameterArray, rows: Any = None) -> None:
         """Hold blocks constant: ``rows`` is an index list, a mask, a slice, or None for all."""
-        self._set_frozen(array, rows, True)
+        self._parameters.hold(array, rows, True)
+        self._forget()
 
     def unfreeze(self, array: ParameterArray, rows: Any = None) -> None:
         """Let blocks vary again; ``rows`` as for ``freeze``."""
-        self._set_frozen(array, rows, False)
-
-    def _set_frozen(self, array: ParameterArray, rows: Any, value: bool) -> None:
-        self._own(array)
-        what = f"{'freeze' if value else 'unfreeze'}, parameters {array.name!r}"
-        if rows is None:
-            rows = slice(None)
-        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
-            rows = [int(cast(int, rows))]
-        chosen: slice | IndexArray = (
-            cast(slice, rows) if isinstance(rows, slice) else index_array(rows, array.blocks, what)
-        )
-        self._values[array.name].frozen[chosen] = value
+        self._parameters.hold(array, rows, False)
         self._forget()
 
     def owns(self, array: ParameterArray) -> bool:
         """Whether ``array`` is one of this problem's parameter arrays."""
-        return self._parameters.get(array.name) is array
-
-    def _own(self, array: ParameterArray) -> None:
-        if not isinstance(array, ParameterArray) or not self.owns(array):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(
-                f"{array!r} is not a parameter array of this problem; pass what "
-                "problem.parameters(...) returned"
-            )
+        return self._parameters.owns(array)
 
     def update(
         self,
@@ -535,95 +344,53 @@ class Problem:
                 f"update, data: got {type(data).__name__}, expected {{residuals: array}} or "
                 "{residuals: {argument: array}}"
             )
-        fresh = {name: self._new_values(name, array) for name, array in parameters.items()}
-        groups = self._with_data(data or {})
+        fresh = {
+            name: self._parameters.checked_values(name, array) for name, array in parameters.items()
+        }
+        batches = self._batches.with_data(data or {})
         for name, values in fresh.items():
-            self._values[name].array = values
-        for name, group in groups.items():
-            if isinstance(group, Constraint):
-                self._constraints[name] = group
-            else:
-                (self._groups if name in self._groups else self._energies)[name] = group
-        if groups:
+            self._parameters[name].values = values
+        self._batches.take(batches)
+        if batches:
             before = self._analysis
             rebound = None if before is None else before.updated(self, self._solves > 0)
             self._forget()
             self._analysis = rebound
-
-    def _with_data(
-        self, data: Mapping[str, Mapping[str, ArrayLike] | ArrayLike]
-    ) -> dict[str, ResidualGroup | RaggedGroup | Constraint]:
-        """Groups whose data differ from what they are, and constraints."""
-        before = {**self._groups, **self._energies, **self._constraints}
-        groups: dict[str, ResidualGroup | RaggedGroup | Constraint] = {}
-        for name, new in data.items():
-            if name not in before:
-                known = ", ".join(map(repr, before))
-                raise InputError(f"update: no residuals {name!r}; the problem has {known}")
-            old = before[name]
-            if isinstance(old, Constraint):
-                groups[name] = old.with_data(new)
-                continue
-            group = old.with_data(new)
-            if not same_data(old, group):
-                groups[name] = group
-        return groups
-
-    def _new_values(self, name: str, array: ArrayLike) -> FloatArray:
-        """Checked numbers in the place of a parameter array's."""
-        if name not in self._parameters:
-            known = ", ".join(map(repr, self._parameters))
-            raise InputError(f"update: no parameters {name!r}; the problem has {known}")
-        what, old = f"update, parameters {name!r}", self._values[name]
-        values = finite_array(array, what)
-        if values.shape != old.array.shape:
-            raise ShapeError(
-                f"{what}: got shape {values.shape}, expected {old.array.shape}; for another size, "
-                "make another Problem"
-            )
-        chart = self._parameters[name].chart
-        if chart is not None:
-            chart.check(values, what)
-        if old.bounds is not None:
-            old.bounds.check(values, what)
-        return values
 
     # -- what others read ----------------------------------------------------------------------
 
     @property
     def groups(self) -> tuple[ResidualGroup, ...]:
         """Batches of one topology in the order added; a ragged group is one for each length."""
-        return tuple(part for group in self._groups.values() for part in group.parts)
+        return tuple(part for group in self._batches.residuals.values() for part in group.parts)
 
     @property
     def energies(self) -> tuple[ResidualGroup, ...]:
         """Batches of energies, of one output each, in the order added; as ``groups``."""
-        return tuple(part for group in self._energies.values() for part in group.parts)
+        return tuple(part for group in self._batches.energies.values() for part in group.parts)
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
         """Constraints in the order added."""
-        return tuple(self._constraints.values())
+        return tuple(self._batches.constraints.values())
 
     @property
     def arrays(self) -> tuple[ParameterArray, ...]:
         """Parameter arrays in the order added."""
-        return tuple(self._parameters.values())
+        return tuple(stored.handle for stored in self._parameters.values())
 
     def values_of(self, array: ParameterArray) -> FloatArray:
         """Current values of a parameter array; a copy."""
-        self._own(array)
-        return self._values[array.name].array.copy()
+        return self._parameters.values_of(array)
 
     def frozen_of(self, array: ParameterArray) -> NDArray[np.bool_]:
         """Mask of the blocks held constant; a copy."""
-        self._own(array)
-        return self._values[array.name].frozen.copy()
+        return self._parameters.of(array).frozen.copy()
 
     @property
     def bounds(self) -> dict[str, ArrayBounds]:
         """Bounds by name of the parameter array, of those that have any."""
-        return {n: v.bounds for n, v in self._values.items() if v.bounds is not None}
+        return {n: a.bounds for n, a in self._parameters.items() if a.bounds is not None}
 
     def columns(self, array: ParameterArray) -> IndexArray:
         """Jacobian columns of each block of ``array``, -1 where frozen.
@@ -631,7 +398,7 @@ class Problem:
         ``(blocks, width)``, one for each number; on a manifold ``(blocks, tangent)``, one for each
         tangent coordinate.
         """
-        self._own(array)
+        self._parameters.of(array)
         return self.analysis().columns_of(array)
 
     def device(self, wanted: Device | str | None) -> Device | None:
@@ -659,7 +426,7 @@ class Problem:
         """
         from autograd_gpu.solvers.analysis import Analysis
 
-        if not self._constraints:
+        if not self._batches.constraints:
             return self.analysis()
         return Analysis(self, [c.group for c in self.constraints])
 
@@ -765,29 +532,5 @@ class Problem:
         raise NotImplementedError("Problem.explain: why a schedule was chosen")
 
     def __repr__(self) -> str:
-        groups = ", ".join(f"{g.name} × {g.count}" for g in self._groups.values())
-        arrays = ", ".join(f"{a.name} {self._values[a.name].array.shape}" for a in self.arrays)
-        energies = ", ".join(f"{g.name} × {g.count}" for g in self._energies.values())
-        more = f"; energies: {energies}" if energies else ""
-        if self._constraints:
-            listed = [f"{name} × {c.group.count}" for name, c in self._constraints.items()]
-            more += f"; constraints: {', '.join(listed)}"
-        return f"Problem(parameters: {arrays or 'none'}; residuals: {groups or 'none'}{more})"
-
-
-def _check_signature(fn: Callable[..., Any], count: int, what: str) -> None:
-    if not callable(fn):
-        raise InputError(
-            f"{what}: got {type(fn).__name__} as the residual function; call "
-            "problem.add_residuals(fn, argument, …)"
-        )
-    try:
-        signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # some builtins have none
-        return
-    try:
-        signature.bind(*range(count))
-    except TypeError as error:
-        raise InputError(
-            f"{what}: got {count} arguments for {function_name(fn)}{signature}: {error}"
-        ) from error
+        arrays = ", ".join(f"{n} {a.values.shape}" for n, a in self._parameters.items())
+        return f"Problem(parameters: {arrays or 'none'}; {self._batches})"

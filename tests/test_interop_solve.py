@@ -182,6 +182,13 @@ def test_what_has_no_derivative_says_so() -> None:
     boxed.add_residuals(lambda x: x - 3.0, boxed.parameters("x", [0.0], bounds=(-1.0, 1.0)))
     with pytest.raises(ag.InputError, match="have bounds"):
         interop.as_jax(ag.solve, boxed)
+    held = ag.Problem()
+    x = held.parameters("x", [0.0])
+    held.add_residuals(lambda x: x - 3.0, x)
+    held.add_constraint(lambda x: x - 1.0, x)
+    assert len(held.copy().constraints) == 1
+    with pytest.raises(ag.InputError, match="has constraints"):
+        interop.as_jax(ag.solve, held)
     with pytest.raises(Exception, match="no minimum to differentiate"):
         interop.as_jax(ag.solve, problem, options=ag.LevenbergMarquardtOptions(max_iterations=1))()
     loose = ag.Problem()

@@ -45,8 +45,8 @@ def as_jax(what: Any, problem: Problem | None = None, **keywords: Any) -> Any:
     ambient numbers, and derivatives are by those.
 
     Raises:
-        InputError: something else; to solve, a problem on a manifold or with bounds, or
-            ``backend="jax"``.
+        InputError: something else; to solve, a problem on a manifold, with bounds or
+            constraints, or ``backend="jax"``.
         MissingDependencyError: JAX is not installed.
     """
     if what is solve:

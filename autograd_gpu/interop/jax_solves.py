@@ -57,7 +57,7 @@ class JaxMinimum:
         keywords: of ``ag.solve``.
 
     Raises:
-        InputError: parameters on a manifold or with bounds, or ``backend="jax"``.
+        InputError: parameters on a manifold or with bounds, constraints, or ``backend="jax"``.
     """
 
     def __init__(self, problem: Problem, **keywords: Any) -> None:
@@ -172,6 +172,11 @@ class _Host:
                 f"as_jax(ag.solve, problem): parameters {next(iter(problem.bounds))!r} have "
                 "bounds, where the gradient need not vanish; freeze what lies at its bound, and "
                 "leave the bounds out"
+            )
+        if problem.constraints:
+            raise InputError(
+                "as_jax(ag.solve, problem): the problem has constraints, whose multipliers the "
+                "derivative of a minimum leaves out; make them residuals with a large weight"
             )
         if keywords.get("backend") == "jax":
             raise InputError(
