@@ -10,7 +10,6 @@ regularization", algorithm 2; Polyak 1964 (heavy ball).
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -265,27 +264,11 @@ class SearchedDescent(GradientEngine):
 
         length = backtracking(change, slope, first, WolfeConditions(shortest=_SHORTEST))
         if length is None:
-            length, alone = next(reversed(tried)), self._last is None
+            steepest = self._last is None
             self._last, self._length = None, 0.0
-            return self.report(
-                tried[length],
-                length * norm if alone else norm,
-                1.0 / length,
-                accepted=False,
-                predicted=-length * slope if alone else math.inf,
-                gain=tried[length].change / (length * slope),
-                exhausted=alone,
-            )
+            return self.not_found(tried, direction, slope, steepest=steepest)
         self._last, self._length = direction, length
-        found = tried[length]
-        return self.report(
-            found,
-            length * norm,
-            self.damping,
-            accepted=True,
-            predicted=-length * slope,
-            gain=found.change / (length * slope),
-        )
+        return self.found(tried[length], length, direction, slope)
 
 
 def gradient_descent(run: GradientRun, options: GradientDescentOptions) -> GradientEngine:

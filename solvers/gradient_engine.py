@@ -145,6 +145,51 @@ class GradientEngine(ABC):
             trouble=tried.point.trouble,
         )
 
+    def found(
+        self, tried: Attempt, length: float, direction: FloatArray, slope: float
+    ) -> StepRecord:
+        """Keep what a line search found.
+
+        Args:
+            tried: the point at ``length`` along the direction.
+            length: multiplies the direction.
+            direction: searched along.
+            slope: of the cost along it at length 0.
+        """
+        return self.report(
+            tried,
+            length * float(np.linalg.norm(direction)),
+            1.0 / length,
+            accepted=True,
+            predicted=-length * slope,
+            gain=tried.change / (length * slope),
+        )
+
+    def not_found(
+        self, tried: dict[float, Attempt], direction: FloatArray, slope: float, *, steepest: bool
+    ) -> StepRecord:
+        """What a line search without success tried last.
+
+        An end only along the steepest descent: any other direction is given up and the next step
+        is searched afresh, so nothing is stated of how little this one promised.
+
+        Args:
+            tried: length -> attempt, in the order of the search.
+            direction: searched along.
+            slope: of the cost along it at length 0.
+            steepest: whether the direction was the steepest descent.
+        """
+        length, norm = next(reversed(tried)), float(np.linalg.norm(direction))
+        return self.report(
+            tried[length],
+            length * norm if steepest else norm,
+            1.0 / length,
+            accepted=False,
+            predicted=-length * slope if steepest else math.inf,
+            gain=tried[length].change / (length * slope),
+            exhausted=steepest,
+        )
+
     def parameters(self) -> FloatArray:
         """The best point."""
         return self.best.parameters

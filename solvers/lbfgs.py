@@ -103,33 +103,12 @@ class LBFGS(GradientEngine):
 
         length = strong_wolfe(evaluate, slope, first, self._conditions)
         if length is None:
-            return self._failed(tried, norm, slope)
-        found = tried[length]
+            steepest = not self._pairs
+            self._pairs.clear()
+            return self.not_found(tried, direction, slope, steepest=steepest)
         self._length = length
-        self._remember(length * direction, found.point.gradient - begin.gradient)
-        return self.report(
-            found,
-            length * norm,
-            self.damping,
-            accepted=True,
-            predicted=-length * slope,
-            gain=found.change / (length * slope),
-        )
-
-    def _failed(self, tried: dict[float, Attempt], norm: float, slope: float) -> StepRecord:
-        """What was tried last; an end only if the direction was the steepest descent."""
-        length = next(reversed(tried))
-        alone = not self._pairs
-        self._pairs.clear()
-        return self.report(
-            tried[length],
-            length * norm if alone else norm,
-            1.0 / length,
-            accepted=False,
-            predicted=-length * slope if alone else math.inf,
-            gain=tried[length].change / (length * slope),
-            exhausted=alone,
-        )
+        self._remember(length * direction, tried[length].point.gradient - begin.gradient)
+        return self.found(tried[length], length, direction, slope)
 
     def _remember(self, s: FloatArray, y: FloatArray) -> None:
         product = float(s @ y)

@@ -14,10 +14,7 @@ def load_sympy() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    try:
-        return import_module("sympy")
-    except ImportError as error:
-        raise _missing("to_sympy and from_sympy", "sympy") from error
+    return _loaded("sympy", "to_sympy and from_sympy", "sympy")
 
 
 def load_networkx() -> Any:
@@ -26,10 +23,7 @@ def load_networkx() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    try:
-        return import_module("networkx")
-    except ImportError as error:
-        raise _missing("to_networkx and draw", "networkx") from error
+    return _loaded("networkx", "to_networkx and draw", "networkx")
 
 
 def load_figure() -> tuple[Any, Any]:
@@ -38,15 +32,15 @@ def load_figure() -> tuple[Any, Any]:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    try:
-        figure: Any = import_module("matplotlib.figure")
-        canvas: Any = import_module("matplotlib.backends.backend_agg")
-    except ImportError as error:
-        raise _missing("draw", "matplotlib") from error
+    figure = _loaded("matplotlib.figure", "draw", "matplotlib")
+    canvas = _loaded("matplotlib.backends.backend_agg", "draw", "matplotlib")
     return figure.Figure, canvas.FigureCanvasAgg
 
 
-def _missing(what: str, package: str) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"ag.interop: {what} need the package {package}: pip install autograd-gpu[interop]"
-    )
+def _loaded(module: str, what: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"ag.interop: {what} need the package {package}: pip install autograd-gpu[interop]"
+        ) from error
