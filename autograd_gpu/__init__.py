@@ -110,6 +110,7 @@ from autograd_gpu.solvers.selection import shared
 from autograd_gpu.solvers.solution import Solution, Status
 from autograd_gpu.solvers.solve import solve
 from autograd_gpu.solvers.solve_batch import BatchSolution, solve_batch
+from autograd_gpu.solvers.warm_up import warm_up
 from autograd_gpu.trace import trace
 from autograd_gpu.training_losses import (
     binary_cross_entropy_loss,
@@ -249,5 +250,6 @@ __all__ = [
     "trace",
     "tukey_loss",
     "vjp",
+    "warm_up",
     "where",
 ]

@@ -7,7 +7,6 @@ LATER: dict[str, str] = {
     "telemetry": "telemetry",
     "probe": "reading back named intermediates",
     "tune": "autotuning of schedules",
-    "warm_up": "compiling ahead of the first solve",
 }
 
 

@@ -37,6 +37,7 @@ from autograd_gpu.runtime.assembly_kernels import kernel
 from autograd_gpu.runtime.host_assembly import SymmetricMatrix
 from autograd_gpu.solvers.block_structure import BlockStructure, scalar_blocks
 from autograd_gpu.solvers.preconditioners import (
+    PRECONDITIONER_KERNELS,
     BlockJacobi,
     CoarseCorrection,
     Preconditioner,
@@ -280,6 +281,13 @@ class ConjugateGradients:
         if self._matrix is None:
             raise SolveError(f"{self.name}: call analyze(indptr, indices, n) before factorize")
         return self._matrix
+
+    def warm_up(self) -> None:
+        """Compile what a preconditioner that a solve turns to later needs."""
+        index_type = self._analyzed().index_type
+        for name in PRECONDITIONER_KERNELS:
+            kernel(name, index_type)
+        self._used.clear()
 
     def describe(self) -> str:
         """What was used so far, for the report."""

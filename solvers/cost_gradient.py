@@ -101,6 +101,7 @@ class ElementEnergies:
         watch.lap("analyze")
         self._session = open_session(choice, self._groups, analysis.parameter_count)
         self._session.prepare()
+        self._assembly.prepare_transposed()
         self._ones = np.ones(len(indptr) - 1)
         watch.lap("compile")
 

@@ -85,6 +85,10 @@ class Steps(Protocol):
         """What was used and why, for the report; empty if there is nothing to say."""
         ...
 
+    def warm_up(self) -> None:
+        """Compile what later steps may need."""
+        ...
+
 
 class BlockJacobiSteps:
     """Steps that all have the same preconditioner, the inverses of the diagonal blocks."""
@@ -101,6 +105,9 @@ class BlockJacobiSteps:
     def describe(self) -> str:
         """Nothing: there is no choice."""
         return ""
+
+    def warm_up(self) -> None:
+        """Nothing: all steps are alike."""
 
 
 def resident_steps(
@@ -210,6 +217,12 @@ class DeviceLevenbergMarquardt:
             self._watch.lap("iterate")
         self._moved = True
         return replace(step, exhausted=not step.accepted and step.damping >= 0.1 * LARGEST_DAMPING)
+
+    def warm_up(self) -> None:
+        """Compile everything that a solve may need. JAX compiles when called: by a step."""
+        self._steps.warm_up()
+        if self._choice.backend == "jax":
+            self.start()
 
     def parameters(self) -> FloatArray:
         """The last accepted point; what was frozen comes from the start, bit for bit."""

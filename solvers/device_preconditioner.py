@@ -112,6 +112,11 @@ class AdaptiveSteps:
         self._choice.record(count, self._cost(whole, coarse))
         return record
 
+    def warm_up(self) -> None:
+        """Compile the coarse space, if a solve may come to use one."""
+        if self._choice.top:
+            self._prepared()
+
     def _prepared(self) -> bool:
         if self._solve.coarse is None:
             made = coarse_tables(*self._problem, self._unknowns)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autograd_gpu.codegen.second_order import SecondOrder, second_order
+from autograd_gpu.runtime import semidefinite
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, Session
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.runtime.numpy_backend import NumpySession
@@ -71,6 +72,8 @@ class EnergyModel:
         self._values = _opened(choice, self._groups, analysis)
         self._second = _opened(choice, derived, analysis)
         self._scatter: list[_Scatter] | None = None
+        if self._groups:
+            semidefinite.prepare()
 
     @property
     def description(self) -> str:
@@ -163,7 +166,9 @@ def total_energy(analysis: Analysis, choice: BackendChoice, parameters: FloatArr
 def _opened(choice: BackendChoice, groups: Sequence[BoundGroup], analysis: Analysis) -> Session:
     if not groups:  # Newton without energies is Gauss-Newton
         return NumpySession((), analysis.parameter_count, "float64")
-    return open_session(choice, groups, analysis.parameter_count)
+    session = open_session(choice, groups, analysis.parameter_count)
+    session.prepare()
+    return session
 
 
 def _derived(group: BoundGroup, order: SecondOrder) -> BoundGroup:

@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+
 from autograd_gpu.runtime.batch import FloatArray, Session
 from autograd_gpu.runtime.choice import BackendChoice
 from autograd_gpu.runtime.step_record import StepRecord
@@ -116,6 +118,24 @@ class NormalEquationsEngine(ABC):
             trouble=trouble,
             lost=bool(trouble),
         )
+
+    def warm_up(self) -> None:
+        """Compile everything that a solve may need.
+
+        Kernels of the linear algebra are compiled by a system of zeros and the identity.
+        """
+        run = self._run
+        run.session.warm_up()
+        run.retraction.warm_up()
+        groups, normal = run.analysis.groups, self.point.normal
+        values = sum(g.count * g.value_count for g in groups)
+        normal.assemble(np.zeros(values), np.zeros(sum(g.count * g.residual_size for g in groups)))
+        if isinstance(run.linear_solver, DenseQR):  # LAPACK alone
+            return
+        normal.gradient[:] = 1.0
+        self.system.solve(np.ones(normal.n))
+        if isinstance(run.linear_solver, ConjugateGradients):
+            run.linear_solver.warm_up()
 
     def relinearize(self) -> str:
         """Evaluate the point again, with Jacobians that the session now gives otherwise.

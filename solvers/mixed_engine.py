@@ -51,6 +51,10 @@ class MixedEngine:
         """Relative rounding of the cost."""
         return self._engine.rounding
 
+    def warm_up(self) -> None:
+        """Compile everything that a solve may need."""
+        self._engine.warm_up()
+
     def start(self) -> StepRecord:
         """Evaluate the start."""
         return self._engine.start()
@@ -128,6 +132,10 @@ class MovingUp:
     def rounding(self) -> float:
         """Relative rounding of the cost where the solve ends."""
         return ROUNDING["mixed"]
+
+    def warm_up(self) -> tuple[Engine, Engine]:
+        """The engine on the device, and one that may go on after it, which the caller closes."""
+        return self._engine, self._host(self._engine.parameters())
 
     def start(self) -> StepRecord:
         """Evaluate the start."""

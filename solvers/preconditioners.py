@@ -32,6 +32,12 @@ _COARSE_FLOOR = 1e-10
 _DEPENDENT = 1e-7
 
 
+PRECONDITIONER_KERNELS = (
+    "invert_blocks", "apply_blocks", "coarse_blocks", "orthonormalize", "restrict", "prolong",
+)  # fmt: skip
+"""Kernels of all preconditioners, whichever a solve comes to use."""
+
+
 class Preconditioner(Protocol):
     """Applies M⁻¹. `setup` once per pattern, `factorize` once per matrix, `apply` per iteration.
 

@@ -91,6 +91,11 @@ class Retraction:
             choice = choose_backend("auto", "float64", None, block)
         return open_session(choice, groups, steps)
 
+    def warm_up(self) -> None:
+        """Compile its kernels."""
+        if self._session is not None:
+            self._session.warm_up()
+
     def __call__(self, x: FloatArray, step: FloatArray) -> FloatArray:
         """The point that ``step`` leads to from ``x``; a new array.
 

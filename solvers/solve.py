@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,44 +90,21 @@ def solve(
         InputError: an unknown option, or a problem without residuals.
         NotImplementedError: a method or option that is not available yet.
     """
-    check_linear_solver(linear_solver)
-    if not isinstance(problem, Problem):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(f"problem: got {type(problem).__name__}, expected an ag.Problem")
-    energies = [g.name for g in problem.energies]
-    external = [g.name for g in problem.groups if isinstance(g, ExternalGroup)]
-    method, why_method = choose_method(method, energies, external, linear_solver, precision)
-    chosen = check_method(method, options, linear_solver, precision)
+    request = Request(problem, method, linear_solver, options, backend, precision, device)
     if callback is not None and not callable(callback):
         raise InputError(f"callback: got {type(callback).__name__}, expected a function")
-    if problem.constraints and precision == "auto":
-        precision = "float64"  # their multipliers need it
     began = time.perf_counter()
-    with _structure(problem) as analysis:
-        check_bounds(analysis, chosen)
-        size = analysis.row_count + sum(g.count for g in analysis.energies)
-        choice = choose_backend(backend, precision, problem.device(device), size)
-        check_constraints(problem.constraints, chosen, choice.precision)
-        why = _on_device(choice, linear_solver, analysis, chosen)
-        if why is not None and precision == "auto" and choice.precision == "float32":
-            choice = _as_tolerances_ask(choice, chosen)
-        if why is not None and any(a.chart is not None for a in analysis.arrays):
-            why = None
-            reason = f"{choice.reason}; steps on the host, which moves parameters on manifolds"
-            choice = replace(choice, reason=reason)
+    with request.structure() as analysis:
+        plan = request.plan(analysis)
+        choice, chosen = plan.choice, plan.options
         timings: dict[str, float] = {}
 
         def run_stage(
             analysis: Analysis, start: FloatArray, options: SolverOptions, observer: Observer
         ) -> StageRun:
-            if why is not None:
-                assert isinstance(options, LevenbergMarquardtOptions)
-                engine = _device_engine(
-                    analysis, start, choice, why, linear_solver, options, timings
-                )
-            else:
-                engine = _host_engine(analysis, start, choice, linear_solver, options, timings)
+            engine = plan.engine(analysis, start, options, timings)
             watcher.engine = engine
-            with closing(engine), one_blas_thread(why is None and _shares_cores(analysis)):
+            with closing(engine), one_blas_thread(not plan.resident and _shares_cores(analysis)):
                 outcome = iterate(engine, options, observer)
                 solver, kernels = engine.linear_solver(), engine.kernels()
                 return StageRun(outcome, engine.description, solver, kernels)
@@ -138,7 +115,7 @@ def solve(
             start, constraints = current_parameters(problem), problem.constraints
             whole = run_schedule(analysis, constraints, choice, start, chosen, stages, watcher)
         timings["total"] = time.perf_counter() - began
-        return _solution(problem, analysis, choice, (method, why_method), whole, timings)
+        return _solution(problem, analysis, choice, plan.method, whole, timings)
 
 
 def _shares_cores(analysis: Analysis) -> bool:
@@ -146,15 +123,96 @@ def _shares_cores(analysis: Analysis) -> bool:
     return analysis.row_count >= THREADED_ROWS and not analysis.external_names
 
 
-@contextmanager
-def _structure(problem: Problem) -> Generator[Analysis]:
-    """What is solved: constraints are residuals of it, and then it lives as long as the solve."""
-    analysis = problem.augmented_analysis()
-    try:
-        yield analysis
-    finally:
-        if problem.constraints:
-            analysis.close()
+class Request:
+    """What a caller of ``solve`` wants, checked.
+
+    Raises:
+        InputError: no problem, or something that does not exist or does not go together.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        method: str,
+        linear_solver: str,
+        options: SolverOptions | None,
+        backend: str,
+        precision: str,
+        device: Device | str | None,
+    ) -> None:
+        check_linear_solver(linear_solver)
+        if not isinstance(problem, Problem):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"problem: got {type(problem).__name__}, expected an ag.Problem")
+        energies = [g.name for g in problem.energies]
+        external = [g.name for g in problem.groups if isinstance(g, ExternalGroup)]
+        self._problem = problem
+        self._method = choose_method(method, energies, external, linear_solver, precision)
+        self._options = check_method(self._method[0], options, linear_solver, precision)
+        if problem.constraints and precision == "auto":
+            precision = "float64"  # their multipliers need it
+        self._linear_solver, self._precision = linear_solver, precision
+        self._backend, self._device = backend, device
+
+    @contextmanager
+    def structure(self) -> Generator[Analysis]:
+        """What is solved: constraints are residuals of it, and then it lives inside alone."""
+        analysis = self._problem.augmented_analysis()
+        try:
+            yield analysis
+        finally:
+            if self._problem.constraints:
+                analysis.close()
+
+    def plan(self, analysis: Analysis) -> Plan:
+        """Where and how the problem is solved."""
+        problem, options, linear_solver = self._problem, self._options, self._linear_solver
+        check_bounds(analysis, options)
+        size = analysis.row_count + sum(g.count for g in analysis.energies)
+        device = problem.device(self._device)
+        choice = choose_backend(self._backend, self._precision, device, size)
+        check_constraints(problem.constraints, options, choice.precision)
+        why = _on_device(choice, linear_solver, analysis, options)
+        if why is not None and self._precision == "auto" and choice.precision == "float32":
+            choice = _as_tolerances_ask(choice, options)
+        if why is not None and any(a.chart is not None for a in analysis.arrays):
+            why = None
+            reason = f"{choice.reason}; steps on the host, which moves parameters on manifolds"
+            choice = replace(choice, reason=reason)
+        return Plan(choice, why, self._method, linear_solver, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Decisions of a solve.
+
+    Attributes:
+        choice: backend and precision.
+        resident: why the whole solve stays on a device; None if it does not.
+        method: its name, and why.
+        linear_solver: as asked for.
+        options: of the method.
+    """
+
+    choice: BackendChoice
+    resident: str | None
+    method: tuple[str, str]
+    linear_solver: str
+    options: SolverOptions
+
+    def engine(
+        self,
+        analysis: Analysis,
+        start: FloatArray,
+        options: SolverOptions,
+        timings: dict[str, float],
+    ) -> Engine:
+        """What takes the steps from a start; compiled, with its data where it is needed."""
+        if self.resident is None:
+            return _host_engine(analysis, start, self.choice, self.linear_solver, options, timings)
+        assert isinstance(options, LevenbergMarquardtOptions)
+        return _device_engine(
+            analysis, start, self.choice, self.resident, self.linear_solver, options, timings
+        )
 
 
 def _on_device(

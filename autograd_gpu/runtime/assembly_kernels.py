@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import functools
 import importlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autograd_gpu.events import report
 from autograd_gpu.runtime.block_kernels import BLOCK_KERNELS
 from autograd_gpu.runtime.iterative_kernels import ITERATIVE_KERNELS
+from autograd_gpu.runtime.machine_code import hits
 from autograd_gpu.runtime.small_matrix_kernels import SMALL_MATRIX_KERNELS
 
 Float = NDArray[np.float64]
@@ -322,7 +325,11 @@ def kernel(name: str, index_type: str, gram_index_type: str = "int32") -> Callab
 
     function, codes = _KERNELS[name]
     signature = types.void(*(argument(code) for code in codes.split()))
+    start = time.perf_counter()
     try:
-        return numba.njit(signature, nogil=True, cache=True)(function)
+        compiled = numba.njit(signature, nogil=True, cache=True)(function)
     except RuntimeError:  # no folder that a cache could be written to
-        return numba.njit(signature, nogil=True)(function)
+        compiled = numba.njit(signature, nogil=True)(function)
+    kind = "load" if hits(compiled) else "compile"
+    report(kind, name, start=start, seconds=time.perf_counter() - start, target="numba")
+    return compiled

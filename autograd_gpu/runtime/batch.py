@@ -186,6 +186,10 @@ class Session(Protocol):
         """Compile what a solve needs, if that is not done yet."""
         ...
 
+    def warm_up(self) -> None:
+        """Compile everything that a solve may need, now or later."""
+        ...
+
     def residuals(self, parameters: FloatArray) -> FloatArray:
         """All residuals; under a robust loss scaled so that ½‖·‖² is the cost."""
         ...
@@ -272,3 +276,7 @@ class SessionContext(Closing):
     def rebind(self, groups: Sequence[BoundGroup]) -> bool:
         """Not without being made again, by default."""
         return False
+
+    def warm_up(self) -> None:
+        """Compile everything that a solve may need; what every solve needs by default."""
+        self.prepare()

@@ -154,6 +154,11 @@ class BatchExecutor(SessionContext):
         for session, _ in self._sessions:
             session.prepare()
 
+    def warm_up(self) -> None:
+        """Compile everything that a solve may need."""
+        for session, _ in self._sessions:
+            session.warm_up()
+
     def sources(self) -> Sequence[Source]:
         """Generated text of each distinct kernel compiled so far."""
         return tuple(source for session, _ in self._sessions for source in session.sources())

@@ -41,6 +41,11 @@ class ExternalSession(SessionContext):
         traced = [g for g in groups if g.external is None]
         return self._inner is None or self._inner.rebind(traced)
 
+    def warm_up(self) -> None:
+        """Compile everything that a solve may need."""
+        if self._inner is not None:
+            self._inner.warm_up()
+
     def residuals(self, parameters: FloatArray) -> FloatArray:
         """All residuals."""
         found = None if self._inner is None else self._inner.residuals(parameters)

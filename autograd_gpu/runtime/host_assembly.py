@@ -221,6 +221,11 @@ class HostAssembly:
         )
         return out
 
+    def prepare_transposed(self) -> None:
+        """Transpose the pattern and compile for `transposed_product`, ahead of its first call."""
+        kernel("transposed_product", self._type)
+        _ = self._transposed
+
     def transposed_product(
         self, values: FloatArray, vector: FloatArray, out: FloatArray | None = None
     ) -> FloatArray:

@@ -57,6 +57,11 @@ class MixedSession(SessionContext):
         """Begin a solve: Jacobians in float32."""
         self._refined = False
 
+    def warm_up(self) -> None:
+        """Compile Jacobians in float64 too."""
+        self.refine()
+        self.prepare()
+
     def refine(self) -> None:
         """Give Jacobians in float64 from now on."""
         if self._fine is None:

@@ -286,6 +286,17 @@ class NumbaSession(SessionContext):
             self._plans[product] = launches
         return self._plans[product]
 
+    def warm_up(self) -> None:
+        """Compile everything that a solve may need.
+
+        Numba compiles one function after another: it holds a lock of its own, and Python's.
+        """
+        self.prepare()
+        for group in self._groups:
+            for product in (Product.RESIDUAL, Product.RESIDUAL_JACOBIAN):
+                # What lanes go back to where an argument of sin or cos is too large for them.
+                self._plain(group.kernel(product))
+
     def _run(self, product: Product, parameters: FloatArray) -> None:
         x = np.ascontiguousarray(parameters, self._real)
         plan = self._plan(product)

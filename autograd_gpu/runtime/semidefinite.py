@@ -24,6 +24,11 @@ PROJECTIONS = ("clamp", "absolute", "none")
 _ROUNDING = 1e-13
 
 
+def prepare() -> None:
+    """Compile what `project` needs; otherwise its first call does so."""
+    kernel("semidefinite", "int32")
+
+
 def project(matrices: FloatArray, how: str = "clamp", floor: float = 0.0) -> int:
     """Replace matrices that have eigenvalues below ``floor`` by the nearest that have none.
 
