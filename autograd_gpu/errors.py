@@ -51,6 +51,10 @@ class DeviceLimitError(DeviceError):
     """A buffer or kernel is larger than the device allows, and it cannot be split."""
 
 
+class DeviceMemoryError(DeviceLimitError, MemoryError):
+    """The device is out of memory, and smaller pieces did not help."""
+
+
 class PrecisionError(DeviceError):
     """The device cannot give the precision asked for."""
 

@@ -88,6 +88,7 @@ class Analysis:
         }
         self._sessions: dict[tuple[object, ...], Session] = {}
         self._inherited: dict[tuple[object, ...], Session] = {}
+        self._moved: dict[tuple[object, ...], BackendChoice] = {}
         self._retractions: dict[tuple[object, ...], Retraction] = {}
         self._limits = problem.batch_limits
         self._origin: Analysis | None = None
@@ -326,8 +327,25 @@ class Analysis:
         """J·direction, one number a residual; `values` of J as a session gives them."""
         return self._products.product(self.free_values(values), direction)
 
+    def drop(self, choice: BackendChoice) -> None:
+        """Free what there is for a backend choice: its device was lost, or cannot do the work."""
+        for kept in (self._sessions, self._inherited, self._retractions):
+            owned = kept.pop(choice.session_key, None)
+            if owned is not None:
+                owned.close()
+        if self._origin is not None:
+            self._origin.drop(choice)
+
+    def move(self, choice: BackendChoice, to: BackendChoice | None) -> None:
+        """Answer for ``choice`` as for another one; None ends that."""
+        if to is None:
+            self._moved.pop(choice.session_key, None)
+        else:
+            self._moved[choice.session_key] = to
+
     def session(self, choice: BackendChoice) -> Session:
         """The session for a backend choice; opened at first use."""
+        choice = self._moved.get(choice.session_key, choice)
         key = choice.session_key
         if key not in self._sessions:
             self._sessions[key] = self._rebound_session(key) or self._new_session(choice)
@@ -357,6 +375,7 @@ class Analysis:
         """What moves the parameters by a step; made at first use."""
         if self._origin is not None:
             return self._origin.retraction(choice)
+        choice = self._moved.get(choice.session_key, choice)
         key = choice.session_key
         if key not in self._retractions:
             self._retractions[key] = Retraction(self.movable, choice)

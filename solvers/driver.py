@@ -16,7 +16,7 @@ from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.solution import IterationRecord, KernelSummary, Status
-from autograd_gpu.solvers.termination import Termination, Verdict
+from autograd_gpu.solvers.termination import Termination, Verdict, interrupted
 
 
 class Engine(Protocol):
@@ -91,7 +91,11 @@ class Outcome:
 
 
 def iterate(engine: Engine, options: SolverOptions, observer: Observer) -> Outcome:
-    """Run an engine until a tolerance or a limit is met."""
+    """Run an engine until a tolerance or a limit is met, or a person interrupts it.
+
+    Raises:
+        KeyboardInterrupt: before the start was evaluated.
+    """
     began = time.perf_counter()
     history: list[IterationRecord] = []
 
@@ -104,17 +108,22 @@ def iterate(engine: Engine, options: SolverOptions, observer: Observer) -> Outco
         return Outcome(engine.parameters(), *verdict, history)
 
     termination = Termination(options, engine.rounding, engine.unknowns)
-    record = engine.start()
-    seen = remember(record)
-    verdict = termination.unusable(record)
-    if verdict is None:
-        verdict = termination.at_start(record, observer(seen))
-    while verdict is None:
-        record = engine.step()
+    try:
+        record = engine.start()
         seen = remember(record)
-        stopped = observer(seen)
-        seconds = time.perf_counter() - began
-        verdict = termination.after(record, seen.iteration, seconds, stopped)
+        verdict = termination.unusable(record)
+        if verdict is None:
+            verdict = termination.at_start(record, observer(seen))
+        while verdict is None:
+            record = engine.step()
+            seen = remember(record)
+            stopped = observer(seen)
+            seconds = time.perf_counter() - began
+            verdict = termination.after(record, seen.iteration, seconds, stopped)
+    except KeyboardInterrupt:
+        if not history:
+            raise  # there is nothing to return yet
+        verdict = interrupted(history[-1].iteration)
     return ended(verdict)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from autograd_gpu.errors import DeviceError, KernelError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import choose_backend
 
@@ -63,11 +64,23 @@ def evaluate(
     problem: Problem, backend: str, precision: str, device: Device | str | None
 ) -> Evaluation:
     """Evaluate at the problem's current parameters; see ``Problem.evaluate``."""
-    from scipy.sparse import csr_array
+    from autograd_gpu.solvers.recovery import Recovery
 
     analysis = problem.analysis()
     size = analysis.row_count + sum(g.count for g in analysis.energies)
     choice = choose_backend(backend, precision, problem.device(device), size)
+    try:
+        return _evaluated(problem, analysis, choice)
+    except (DeviceError, KernelError) as error:
+        recovery = Recovery(choice, free=backend == "auto" and device is None)
+        with recovery.of(analysis):
+            recovery.move(error, analysis, "while it evaluated", "the same point")
+            return _evaluated(problem, analysis, recovery.choice)
+
+
+def _evaluated(problem: Problem, analysis: Analysis, choice: BackendChoice) -> Evaluation:
+    from scipy.sparse import csr_array
+
     session = analysis.session(choice)
     x = current_parameters(problem)
     residuals, values = session.residual_jacobian(x)

@@ -211,8 +211,11 @@ class Linearization:
         """
         before = (self.x, self.residuals, self.cost, self.gradient_norm)
         self.x = trial.parameters
-        trouble = self.linearize(trial.residuals)
-        if trouble:
-            # The cost fell but the Jacobian there is unusable: the point is not a state.
-            self.x, self.residuals, self.cost, self.gradient_norm = before
+        trouble = "interrupted"
+        try:
+            trouble = self.linearize(trial.residuals)
+        finally:
+            if trouble:
+                # The cost fell but the Jacobian there is unusable: the point is not a state.
+                self.x, self.residuals, self.cost, self.gradient_norm = before
         return trouble

@@ -21,8 +21,8 @@ from autograd_gpu.solvers.solution import IterationRecord, Status
 from autograd_gpu.solvers.stages import StageRun, Stages
 from autograd_gpu.solvers.watcher import Watcher
 
-# New data change nothing then: time is over, or nothing could go on.
-_OVER = (Status.MAX_SECONDS, Status.FAILED_NUMERICAL)
+# New data change nothing then: time is over, somebody interrupted, or nothing could go on.
+_OVER = (Status.MAX_SECONDS, Status.FAILED_NUMERICAL, Status.INTERRUPTED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ class Status(StrEnum):
     MAX_ITERATIONS = "MAX_ITERATIONS"
     MAX_SECONDS = "MAX_SECONDS"
     STOPPED_BY_CALLBACK = "STOPPED_BY_CALLBACK"
+    INTERRUPTED = "INTERRUPTED"
     FAILED_NUMERICAL = "FAILED_NUMERICAL"
 
     @property
@@ -92,6 +93,7 @@ class Solution:
         multipliers: constraint name -> one number for each element and component, with the same
             meaning; of either sign at an equality.
         constraint_violation: the largest, in units of the constraint; 0 without constraints.
+        faults: what went wrong on a device, and how the solve went on, in order.
         costs_of_groups: gives ``groups`` when it is first asked for.
     """
 
@@ -117,6 +119,7 @@ class Solution:
     bound_multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
     multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
     constraint_violation: float = 0.0
+    faults: tuple[str, ...] = ()
     costs_of_groups: GroupCosts = field(
         default_factory=lambda: GroupCosts(tuple), repr=False, compare=False
     )
@@ -220,7 +223,8 @@ class Solution:
             for name, seconds in self.timings.items()
             if name != "total" and seconds > 0.0
         )
-        rows = [
+        rows = [("fault", text) for text in self.faults]
+        rows += [
             ("status", f"{self.status.value}: {self.message}"),
             ("cost", f"{self.initial_cost:.9g} → {self.cost:.9g}"),
             ("iterations", f"{self.iterations} ({self.rejected} rejected)"),

@@ -70,6 +70,7 @@ def read_solution(path: str | os.PathLike[str]) -> Solution:
         rest = _typed(
             {k: v for k, v in content.items() if k not in ("format", "version")}, Solution
         )
+        rest["faults"] = tuple(rest.get("faults", ()))
         return Solution(
             **arrays,
             **rest,

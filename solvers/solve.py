@@ -32,6 +32,7 @@ from autograd_gpu.solvers.methods import METHODS, GradientMethod, check_method, 
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
+from autograd_gpu.solvers.recovery import Recovery, with_damping
 from autograd_gpu.solvers.schedule import Whole, check_constraints, run_schedule
 from autograd_gpu.solvers.solution import Solution
 from autograd_gpu.solvers.stages import StageRun, Stages
@@ -98,11 +99,16 @@ def solve(
         plan = request.plan(analysis)
         choice, chosen = plan.choice, plan.options
         timings: dict[str, float] = {}
+        recovery = Recovery(choice, free=backend == "auto" and device is None)
 
         def run_stage(
             analysis: Analysis, start: FloatArray, options: SolverOptions, observer: Observer
         ) -> StageRun:
-            engine = plan.engine(analysis, start, options, timings)
+            def make(where: BackendChoice, point: FloatArray, damping: float | None) -> Engine:
+                begun = with_damping(options, damping)
+                return plan.moved(where).engine(analysis, point, begun, timings)
+
+            engine = recovery.engine(make, analysis, start)
             watcher.engine = engine
             with closing(engine), one_blas_thread(not plan.resident and _shares_cores(analysis)):
                 outcome = iterate(engine, options, observer)
@@ -110,12 +116,12 @@ def solve(
                 return StageRun(outcome, engine.description, solver, kernels)
 
         watching = _watching(problem, analysis, chosen, callback, progress)
-        with problem.in_use(), watching as watcher:
+        with problem.in_use(), watching as watcher, recovery.of(analysis):
             stages = Stages(run_stage, chosen, watcher)
             start, constraints = current_parameters(problem), problem.constraints
             whole = run_schedule(analysis, constraints, choice, start, chosen, stages, watcher)
         timings["total"] = time.perf_counter() - began
-        return _solution(problem, analysis, choice, plan.method, whole, timings)
+        return _solution(problem, analysis, recovery, plan.method, whole, timings)
 
 
 def _shares_cores(analysis: Analysis) -> bool:
@@ -198,6 +204,11 @@ class Plan:
     method: tuple[str, str]
     linear_solver: str
     options: SolverOptions
+
+    def moved(self, where: BackendChoice) -> Plan:
+        """The same somewhere else, to which a fault has driven it."""
+        resident = self.resident if where.backend == self.choice.backend else None
+        return replace(self, choice=where, resident=resident)
 
     def engine(
         self,
@@ -358,12 +369,12 @@ def _as_tolerances_ask(choice: BackendChoice, options: SolverOptions) -> Backend
 def _solution(
     problem: Problem,
     analysis: Analysis,
-    choice: BackendChoice,
+    recovery: Recovery,
     method: tuple[str, str],
     whole: Whole,
     timings: dict[str, float],
 ) -> Solution:
-    last, outcome = whole.last, whole.last.outcome
+    last, outcome, choice = whole.last, whole.last.outcome, recovery.choice
     solver, why = last.linear_solver
     # Names and bound data as they are now, after what a callback replaced: a later update of the
     # problem changes nothing here. Constraints cost nothing.
@@ -400,5 +411,6 @@ def _solution(
         bound_multipliers=whole.bound_multipliers,
         multipliers=whole.multipliers,
         constraint_violation=whole.violation,
+        faults=tuple(recovery.faults),
         costs_of_groups=GroupCosts(lambda: group_costs(residuals, energies, final)),
     )

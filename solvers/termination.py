@@ -39,6 +39,14 @@ class Verdict(NamedTuple):
     message: str
 
 
+def interrupted(iteration: int) -> Verdict:
+    """How a solve ends that a person interrupts (Ctrl-C) after so many steps."""
+    return Verdict(
+        Status.INTERRUPTED,
+        f"interrupted after {iteration} steps; the values are those of the last accepted point",
+    )
+
+
 class Termination:
     """The tests of one run.
 

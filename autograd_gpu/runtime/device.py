@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autograd_gpu.codegen.program import BindingKind, BufferSpec, PipelineSpec
-from autograd_gpu.errors import DeviceError, DeviceLimitError, DeviceLostError, KernelError
+from autograd_gpu.errors import DeviceError, DeviceLimitError
 from autograd_gpu.events import report, timed
 from autograd_gpu.runtime.adapters import AdapterInfo, find_adapter, load_wgpu
+from autograd_gpu.runtime.device_errors import allocation_error, pipeline_error, work_error
 from autograd_gpu.runtime.device_memory import DeviceMemory
 from autograd_gpu.runtime.threads import available_threads
 
@@ -34,7 +34,6 @@ _LAYOUT_TYPES: dict[BindingKind, str] = {
 }
 _PipelineKey = tuple[str, str, tuple[BindingKind, ...]]
 """Digest of the text, entry point, kinds of bindings."""
-_ERROR_LINE = re.compile(r"┌─ [^\n]*?:(\d+):\d+")
 
 
 @dataclass(slots=True)
@@ -78,6 +77,7 @@ class Device:
     Attributes:
         counters: what it has been asked to do.
         memory: bytes of the buffers on it, now and at most.
+        generation: how often it was opened again.
 
     Raises:
         DeviceError: when first used, if there is no such adapter or it refuses.
@@ -101,6 +101,7 @@ class Device:
         self._pipelines: OrderedDict[_PipelineKey, CompiledPipeline] = OrderedDict()
         self.counters = DeviceCounters()
         self.memory = DeviceMemory()
+        self.generation = 0
 
     # -- what was opened ---------------------------------------------------------------------
 
@@ -182,6 +183,23 @@ class Device:
                 self._opened = None
                 self.memory.cleared()
 
+    def reopen(self) -> None:
+        """Open the device anew after it was lost; whatever was made on it is of no use any more.
+
+        Raises:
+            DeviceError: it was closed, or the adapter refuses.
+        """
+        with self._lock:
+            lost = self._opened
+            self._opened = None
+            self._pipelines.clear()
+            self._layouts.clear()
+            self.memory.cleared()
+            self.generation += 1
+            if lost is not None:
+                lost[1].destroy()
+            self._open()
+
     def count(self, **increments: int) -> None:
         """Add to the counters, safely from several threads."""
         with self._lock:
@@ -209,16 +227,15 @@ class Device:
         """A new wgpu buffer of ``size`` bytes, filled with zeros; `destroy_buffer` frees it.
 
         Raises:
-            DeviceLimitError: if the device is out of memory or refuses the size.
+            DeviceMemoryError: the device is out of memory.
+            DeviceLimitError: it refuses the size.
+            DeviceLostError: it is gone.
         """
         wgpu = load_wgpu()
         try:
             buffer = self.wgpu_device.create_buffer(label=name, size=size, usage=usage)
         except wgpu.GPUError as error:
-            raise DeviceLimitError(
-                f"{self.name} cannot allocate buffer {name!r} of {size} bytes: "
-                f"{_reason(error)}; free other buffers or use fewer elements"
-            ) from error
+            raise allocation_error(self.name, name, size, error) from error
         self.count(buffers_created=1)
         self.memory.created(buffer, size)
         return buffer
@@ -296,7 +313,7 @@ class Device:
                     compute={"module": module, "entry_point": spec.entry_point},
                 )
         except (wgpu.GPUError, wgpu.GPUPipelineError) as error:
-            raise _kernel_error(spec, self.name, error) from error
+            raise pipeline_error(self.name, spec, error) from error
         return CompiledPipeline(pipeline, bind_group_layout)
 
     def _check_pipeline(self, spec: PipelineSpec) -> None:
@@ -338,38 +355,12 @@ class Device:
 
     def work_error(self, what: str, error: Exception) -> DeviceError:
         """The package's error for a failure of wgpu's in the middle of ``what``."""
-        reason = _reason(error)
-        if "lost" in reason.lower() or "destroyed" in reason.lower():
-            return DeviceLostError(
-                f"{self.name} was lost during {what} ({reason}); values on it are gone: open a "
-                "new Device, and split the work if a watchdog stopped a long dispatch"
-            )
-        return DeviceError(f"{self.name} refused {what}: {reason}")
+        return work_error(self.name, what, error)
 
 
 def _pipeline_key(spec: PipelineSpec) -> _PipelineKey:
     digest = hashlib.blake2b(spec.source.encode(), digest_size=16).hexdigest()
     return digest, spec.entry_point, spec.bindings
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(line for line in lines if line not in ("Validation Error", "Caused by:"))
-
-
-def _kernel_error(spec: PipelineSpec, device_name: str, error: Exception) -> KernelError:
-    found = _ERROR_LINE.search(str(error))
-    line = int(found.group(1)) if found else None
-    source_lines = spec.source.splitlines()
-    quoted = ""
-    if line is not None and line <= len(source_lines):
-        quoted = f", line {line}: {source_lines[line - 1].strip()!r}"
-    return KernelError(
-        f"{device_name} rejected pipeline {spec.name!r} (entry point {spec.entry_point!r})"
-        f"{quoted}\n{error}\nThe whole text is in this error's .source",
-        source=spec.source,
-        line=line,
-    )
 
 
 _default_device: Device | None = None

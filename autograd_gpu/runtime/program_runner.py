@@ -19,7 +19,7 @@ from autograd_gpu.codegen.program import (
     Program,
     workgroup_grid,
 )
-from autograd_gpu.errors import DeviceError, InputError, ShapeError
+from autograd_gpu.errors import DeviceError, DeviceLostError, InputError, ShapeError
 from autograd_gpu.runtime.adapters import load_wgpu
 from autograd_gpu.runtime.device import CompiledPipeline, Device
 
@@ -75,6 +75,7 @@ class ProgramRunner:
         self._program = program
         self._lock = threading.Lock()
         self._released = False
+        self._generation = device.generation
         self._specs: dict[str, BufferSpec] = {spec.name: spec for spec in program.buffers}
         self._buffers: dict[str, Any] = {}
         self._staging: Any = None
@@ -198,6 +199,9 @@ class ProgramRunner:
                 raise
             except Exception as error:
                 raise self._device.work_error(f"sequence {', '.join(names)}", error) from error
+            except BaseException:
+                self._renew_staging()  # interrupted: it may be waiting to be mapped for ever
+                raise
         return {name: part.view(_dtype_of(name, dtypes)) for name, part in parts.items()}
 
     def read(self, name: str, dtype: DTypeLike = np.uint8, size: int | None = None) -> NDArray[Any]:
@@ -265,9 +269,7 @@ class ProgramRunner:
             if self._staging is not None:
                 self._device.destroy_buffer(self._staging)
             self._staging_size = needed
-            self._staging = self._device.create_buffer(
-                "staging", needed, usage.MAP_READ | usage.COPY_DST
-            )
+            self._staging = self._make_staging(needed)
 
     def _bind(self, compiled: Mapping[str, CompiledPipeline]) -> dict[str, tuple[_Launch, ...]]:
         specs = {spec.name: spec for spec in self._program.pipelines}
@@ -396,9 +398,25 @@ class ProgramRunner:
             self._staging.unmap()
         self._device.count(readbacks=1, bytes_down=sum(copy.size for copy in copies))
 
+    def _renew_staging(self) -> None:
+        """Another staging buffer in the place of one whose state is not known."""
+        if self._staging is not None:
+            self._device.destroy_buffer(self._staging)
+            self._staging = None
+            self._staging = self._make_staging(self._staging_size)
+
+    def _make_staging(self, size: int) -> Any:
+        usage = load_wgpu().BufferUsage
+        return self._device.create_buffer("staging", size, usage.MAP_READ | usage.COPY_DST)
+
     def _check_alive(self) -> None:
         if self._released:
             raise DeviceError("this ProgramRunner has been released; construct another one")
+        if self._generation != self._device.generation:
+            raise DeviceLostError(
+                f"{self._device.name} was lost and opened again since this work was set up; "
+                "values on it are gone: set it up again"
+            )
 
     def _free(self) -> None:
         self._released = True

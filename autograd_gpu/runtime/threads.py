@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 
 
@@ -26,5 +26,12 @@ def run_in_threads(tasks: Sequence[Callable[[], None]]) -> None:
         tasks[0]()
         return
     futures = [_pool().submit(task) for task in tasks]
-    for future in futures:
-        future.result()
+    try:
+        for future in futures:
+            future.result()
+    except BaseException:
+        # Interrupted or failed: nothing may write to its arrays any more when this returns.
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        raise

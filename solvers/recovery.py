@@ -1,0 +1,252 @@
+"""Going on after a fault of a device: it was lost, its memory ran out, it rejected a text.
+
+A solve goes on from the last accepted point: on the device opened again if that was lost once, on
+the CPU if it is lost again or fails otherwise in the middle of a solve. What fails before a solve
+has begun is an error for whoever asked for that device, and goes to the CPU for whoever did not.
+What happened stands in the solution's report.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from autograd_gpu.errors import DeviceError, DeviceLostError, KernelError
+from autograd_gpu.runtime.batch import FloatArray
+from autograd_gpu.runtime.choice import BackendChoice, choose_backend
+from autograd_gpu.runtime.step_record import StepRecord
+from autograd_gpu.solvers.analysis import Analysis
+from autograd_gpu.solvers.driver import Engine
+from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
+from autograd_gpu.solvers.options import SolverOptions
+from autograd_gpu.solvers.solution import KernelSummary
+from autograd_gpu.solvers.step_control import LARGEST_DAMPING
+
+SECONDS_BETWEEN_SAVES = 0.25
+"""Points that live on a device are read back this often: what a lost device can cost."""
+
+Make = Callable[[BackendChoice, FloatArray, float | None], Engine]
+"""Makes an engine: where, from which point, with which damping (None for that of the options)."""
+
+
+def with_damping(options: SolverOptions, damping: float | None) -> SolverOptions:
+    """Options of a solve that goes on with the damping that it had."""
+    if damping is None or not isinstance(options, LevenbergMarquardtOptions):
+        return options
+    return replace(options, initial_damping=min(damping, LARGEST_DAMPING))
+
+
+class Recovery:
+    """Where one solve runs, and what became of that.
+
+    Args:
+        choice: where it is to run.
+        free: whether the package chose that; then the CPU may do what the device cannot.
+
+    Attributes:
+        choice: where it runs now.
+        faults: what happened and how the solve went on, in order.
+    """
+
+    def __init__(self, choice: BackendChoice, free: bool) -> None:
+        self._asked = choice
+        self._free = free
+        self._lost = 0
+        self.choice = choice
+        self.faults: list[str] = []
+
+    @contextmanager
+    def of(self, analysis: Analysis) -> Generator[None]:
+        """While a problem is solved; the next solve tries again where it is asked to."""
+        try:
+            yield
+        finally:
+            analysis.move(self._asked, None)
+
+    def engine(self, make: Make, analysis: Analysis, start: FloatArray) -> Engine:
+        """An engine that outlives its device, if it has one."""
+        if self.choice.device is None:
+            return make(self.choice, start, None)
+        return Recovering(make, analysis, start, self)
+
+    def move(
+        self,
+        error: Exception,
+        analysis: Analysis,
+        when: str,
+        point: str,
+        *,
+        begun: bool = False,
+    ) -> None:
+        """Find where to go on.
+
+        Args:
+            error: what happened.
+            analysis: of the problem; what it has on the device is dropped.
+            when: for the report, such as ``at step 3``.
+            point: for the report: from where it goes on.
+            begun: whether there is a result that would be lost.
+
+        Raises:
+            Exception: ``error`` itself, if there is nowhere.
+        """
+        before, device = self.choice, self.choice.device
+        if device is None:
+            raise error
+        name = device.name
+        why = str(error).splitlines()[0]
+        analysis.drop(before)
+        reopened = False
+        if isinstance(error, DeviceLostError):
+            self._lost += 1
+            what = f"{name} was lost {when}"
+            if self._lost == 1:
+                try:
+                    device.reopen()
+                    reopened = True
+                except DeviceError as refused:
+                    why = f"{why}; {refused}"
+        elif self._free or begun:
+            what = f"{name} failed {when}"
+        else:
+            raise error
+        if reopened:
+            self.faults.append(f"{what}; resumed from {point} on the device, opened again: {why}")
+            return
+        moved = choose_backend("auto", "float64", None, 0)
+        self.choice = replace(moved, reason=f"{before.reason}; {what}, so on the CPU")
+        # Whoever asks for the device while this solve runs gets what has taken its place.
+        analysis.move(self._asked, self.choice)
+        self.faults.append(f"{what}; resumed from {point} on the CPU: {why}")
+        warnings.warn(self.faults[-1], RuntimeWarning, stacklevel=2)
+
+
+class Recovering:
+    """An engine that is made again elsewhere when its device fails.
+
+    Args:
+        make: makes it.
+        analysis: the problem; borrowed.
+        start: all parameters, flat.
+        recovery: where; shared by all stages of a solve.
+    """
+
+    def __init__(
+        self, make: Make, analysis: Analysis, start: FloatArray, recovery: Recovery
+    ) -> None:
+        self._make = make
+        self._analysis = analysis
+        self._recovery = recovery
+        self._point = start
+        self._saved_at = time.perf_counter()
+        self._saved_step = self._step = 0
+        self._damping: float | None = None
+        self._engine: Engine | None = None
+        try:
+            self._engine = make(recovery.choice, start, None)
+        except (DeviceError, KernelError) as error:
+            self._again(error, "before the first step")
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs now."""
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def description(self) -> str:
+        """Device or processor."""
+        return self.engine.description
+
+    @property
+    def unknowns(self) -> int:
+        """Number of parameters that are not frozen."""
+        return self.engine.unknowns
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of the cost."""
+        return self.engine.rounding
+
+    def start(self) -> StepRecord:
+        """Evaluate the start."""
+        try:
+            return self.engine.start()
+        except (DeviceError, KernelError) as error:
+            return self._again(error, "at the start")
+
+    def step(self) -> StepRecord:
+        """Try one step; on another engine, from the last accepted point, if a device fails."""
+        self._step += 1
+        try:
+            record = self.engine.step()
+            if record.accepted and self._late():
+                self._save()
+        except (DeviceError, KernelError) as error:
+            begun = self._again(error, f"at step {self._step}")
+            if begun.lost:
+                return begun
+            record = self.engine.step()
+        if math.isfinite(record.damping) and record.damping > 0.0:
+            self._damping = record.damping
+        return record
+
+    def parameters(self) -> FloatArray:
+        """The last accepted point."""
+        try:
+            return self.engine.parameters()
+        except DeviceError as error:
+            self._again(error, "after the last step")
+            return self.engine.parameters()
+
+    def linear_solver(self) -> tuple[str, str]:
+        """What solves the linear systems, and why."""
+        return self.engine.linear_solver()
+
+    def kernels(self) -> tuple[KernelSummary, ...]:
+        """Generated kernels of the engine that runs now."""
+        return self.engine.kernels()
+
+    def close(self) -> None:
+        """Free the engine."""
+        if self._engine is not None:
+            self._engine.close()
+
+    # -- points --------------------------------------------------------------------------------
+
+    def _late(self) -> bool:
+        return time.perf_counter() - self._saved_at >= SECONDS_BETWEEN_SAVES
+
+    def _save(self) -> None:
+        self._point = self.engine.parameters()
+        self._saved_step = self._step
+        self._saved_at = time.perf_counter()
+
+    def _rescue(self) -> str:
+        """Take the last accepted point along, if it can be had; from where the solve goes on."""
+        if self._engine is None:
+            return "the start"
+        try:
+            self._point = self._engine.parameters()
+            return "the last accepted point"
+        except DeviceError:
+            if self._saved_step == 0:
+                return "the start"
+            return f"the point after step {self._saved_step}"
+
+    def _again(self, error: Exception, when: str) -> StepRecord:
+        """An engine elsewhere at the last point; what its start says."""
+        while True:
+            point = self._rescue()
+            self.close()
+            self._engine = None
+            self._recovery.move(error, self._analysis, when, point, begun=self._step > 0)
+            try:
+                self._engine = self._make(self._recovery.choice, self._point, self._damping)
+                return self._engine.start()
+            except (DeviceError, KernelError) as another:
+                error = another
