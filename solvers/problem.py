@@ -534,3 +534,9 @@ class Problem:
     def __repr__(self) -> str:
         arrays = ", ".join(f"{n} {a.values.shape}" for n, a in self._parameters.items())
         return f"Problem(parameters: {arrays or 'none'}; {self._batches})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: parameters and groups with their sizes."""
+        from autograd_gpu.solvers.notebook import problem_html
+
+        return problem_html(self)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from os import PathLike
-from typing import Any
+from typing import Any, ClassVar
 
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.solvers.group_costs import GroupCost, GroupCosts
@@ -124,6 +124,10 @@ class Solution:
         default_factory=lambda: GroupCosts(tuple), repr=False, compare=False
     )
 
+    GROUP_COLUMNS: ClassVar[tuple[str, ...]] = (
+        "group", "elements", "cost", "share", "worst element", "its norm",
+    )  # fmt: skip
+
     @property
     def groups(self) -> tuple[GroupCost, ...]:
         """Cost and worst element of each group; computed when first asked for, in float64."""
@@ -147,21 +151,23 @@ class Solution:
         table = Table(show_header=False, title="autograd_gpu solve", title_justify="left")
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
-        for name, text in self._rows():
+        for name, text in self.report_rows():
             table.add_row(name, text)
         out = io.StringIO()
         console = Console(file=out, width=100, highlight=False)
         console.print(table)
         if self.groups:
-            costs = Table("group", title="cost by group", title_justify="left")
-            for heading in ("elements", "cost", "share", "worst element", "its norm"):
+            first, *headings = self.GROUP_COLUMNS
+            costs = Table(first, title="cost by group", title_justify="left")
+            for heading in headings:
                 costs.add_column(heading, justify="right")
-            for row in self._group_rows():
+            for row in self.group_rows():
                 costs.add_row(*row)
             console.print(costs)
         return out.getvalue()
 
-    def _group_rows(self) -> list[tuple[str, ...]]:
+    def group_rows(self) -> list[tuple[str, ...]]:
+        """Cells of the table of costs, under ``GROUP_COLUMNS``."""
         total = sum(abs(g.cost) for g in self.groups)
         return [
             (
@@ -215,7 +221,21 @@ class Solution:
 
         return read_solution(path)
 
-    def _rows(self) -> list[tuple[str, str]]:
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name} {array.shape}" for name, array in self.values.items())
+        return (
+            f"Solution({self.status.value}: cost {self.initial_cost:.6g} → {self.cost:.6g} in "
+            f"{self.iterations} iterations; {arrays})"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what ``report`` says."""
+        from autograd_gpu.solvers.notebook import solution_html
+
+        return solution_html(self)
+
+    def report_rows(self) -> list[tuple[str, str]]:
+        """Lines of the report: what, and its text."""
         last = self.history[-1]
         total = self.timings.get("total", 0.0)
         phases = ", ".join(
