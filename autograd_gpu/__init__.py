@@ -111,6 +111,7 @@ from autograd_gpu.solvers.selection import shared
 from autograd_gpu.solvers.solution import Solution, Status
 from autograd_gpu.solvers.solve import solve
 from autograd_gpu.solvers.solve_batch import BatchSolution, solve_batch
+from autograd_gpu.solvers.telemetry import telemetry
 from autograd_gpu.solvers.warm_up import warm_up
 from autograd_gpu.trace import trace
 from autograd_gpu.training_losses import (
@@ -249,6 +250,7 @@ __all__ = [
     "sum",
     "tan",
     "tanh",
+    "telemetry",
     "trace",
     "tukey_loss",
     "vjp",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 LATER: dict[str, str] = {
     "cache": "caches on disk",
-    "telemetry": "telemetry",
     "probe": "reading back named intermediates",
     "tune": "autotuning of schedules",
 }

@@ -60,6 +60,12 @@ def devices() -> list[AdapterInfo]:
     return [info for info, _ in _enumerate()]
 
 
+def timestamp_period(queue: Any) -> float:
+    """Nanoseconds of a tick of the timestamps of a device's queue (wgpu's object)."""
+    native = importlib.import_module("wgpu.backends.wgpu_native")
+    return float(native.lib.wgpuQueueGetTimestampPeriod(queue._internal))
+
+
 def choose_adapter(name: str | None = None) -> AdapterInfo:
     """The adapter whose name contains ``name`` (case does not matter), or the default one.
 

@@ -17,6 +17,7 @@ from typing import Any
 from ..codegen.kernel import Kernel, Product, SlotKind
 from ..codegen.render import Source, columns_function, render
 from ..errors import MissingDependencyError
+from ..events import report
 from ..ir import Graph
 
 CACHED_FUNCTIONS = 512
@@ -75,6 +76,7 @@ class CompileCounter:
     def note(self) -> None:
         """Called from the body of a function, which runs only while JAX traces it."""
         self.total += 1
+        report("compile", "jax", target="jax")
 
 
 compilations = CompileCounter()

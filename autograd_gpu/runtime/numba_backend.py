@@ -24,6 +24,7 @@ from ..codegen.layout import ControlBlock, SlotWords
 from ..codegen.render import Source, render_lanes, render_stages
 from ..codegen.stages import OP_BUDGET, exceeds
 from ..errors import KernelError
+from ..events import listening, timed
 from .batch import (
     BoundGroup,
     DataBinding,
@@ -188,6 +189,7 @@ def _run_lanes(
 class _Launch:
     """A kernel over a range of a group's elements; called with the parameters."""
 
+    name: str
     kernel: Callable[..., Any]
     start: int
     stop: int
@@ -199,6 +201,11 @@ class _Launch:
         self.kernel(
             self.start, self.stop, arrays.control, x, arrays.indices, arrays.data, *self.output
         )
+
+
+def _timed(launch: _Launch, x: NDArray[Any]) -> None:
+    with timed("run", launch.name, elements=launch.stop - launch.start):
+        launch(x)
 
 
 class NumbaSession(SessionContext):
@@ -281,7 +288,8 @@ class NumbaSession(SessionContext):
                 pieces = max(1, min(4 * available_threads(), math.ceil(group.count / CHUNK)))
                 bounds = [group.count * p // pieces for p in range(pieces + 1)]
                 launches += [
-                    _Launch(kernel, start, stop, arrays, output) for start, stop in pairwise(bounds)
+                    _Launch(group.kernel(product).name, kernel, start, stop, arrays, output)
+                    for start, stop in pairwise(bounds)
                 ]
             self._plans[product] = launches
         return self._plans[product]
@@ -300,10 +308,10 @@ class NumbaSession(SessionContext):
     def _run(self, product: Product, parameters: FloatArray) -> None:
         x = np.ascontiguousarray(parameters, self._real)
         plan = self._plan(product)
-        if len(plan) == 1:
+        if len(plan) == 1 and not listening():
             plan[0](x)
             return
-        run_in_threads([partial(launch, x) for launch in plan])
+        run_in_threads([partial(_timed if listening() else _Launch.__call__, p, x) for p in plan])
 
     def rebind(self, groups: Sequence[BoundGroup]) -> bool:
         """Take other numbers in the data of the same groups, in the arrays that exist."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,8 +22,10 @@ from autograd_gpu.codegen.program import (
     workgroup_grid,
 )
 from autograd_gpu.errors import DeviceError, DeviceLostError, InputError, ShapeError
+from autograd_gpu.events import listening, report, timed
 from autograd_gpu.runtime.adapters import load_wgpu
 from autograd_gpu.runtime.device import CompiledPipeline, Device
+from autograd_gpu.runtime.device_clock import FEATURE, DeviceClock, Launch, encode
 
 ALIGNMENT = 16
 """Of what is read back, in bytes: wgpu maps at multiples of 8; 16 lets every NumPy type view it."""
@@ -29,15 +33,6 @@ ALIGNMENT = 16
 LARGEST_TRANSFER = 1 << 26
 """Bytes that travel at once: what is larger goes in parts, so that the copies which the host and
 the driver keep of what travels stay small."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Launch:
-    """One dispatch with everything resolved."""
-
-    pipeline: Any
-    bind_group: Any
-    grid: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +74,7 @@ class ProgramRunner:
         self._specs: dict[str, BufferSpec] = {spec.name: spec for spec in program.buffers}
         self._buffers: dict[str, Any] = {}
         self._staging: Any = None
+        self._clock: DeviceClock | None = None
         self._staging_size = 0
         for spec in program.buffers:
             device.check_buffer(spec)
@@ -160,7 +156,8 @@ class ProgramRunner:
         with self._lock:
             self._check_alive()
             try:
-                self._write(self._buffers[name], start, data)
+                with timed("upload", name, bytes=data.nbytes, **_content(data)):
+                    self._write(self._buffers[name], start, data)
             except Exception as error:
                 raise self._device.work_error(f"upload to {name!r}", error) from error
         self._device.count(bytes_up=data.nbytes)
@@ -195,6 +192,8 @@ class ProgramRunner:
             chunks = self._plan_downloads(names)
             try:
                 parts = self._execute(names, chunks)
+                if chunks and self._clock is not None:
+                    self._clock.read()
             except DeviceError:
                 raise
             except Exception as error:
@@ -218,7 +217,8 @@ class ProgramRunner:
         with self._lock:
             self._check_alive()
             try:
-                data = self._device.queue.read_buffer(self._buffers[name], 0, size)
+                with timed("download", name, bytes=spec.size if size is None else size):
+                    data = self._device.queue.read_buffer(self._buffers[name], 0, size)
             except Exception as error:
                 raise self._device.work_error(f"read of {name!r}", error) from error
         self._device.count(readbacks=1, bytes_down=len(data))
@@ -271,23 +271,31 @@ class ProgramRunner:
             self._staging_size = needed
             self._staging = self._make_staging(needed)
 
-    def _bind(self, compiled: Mapping[str, CompiledPipeline]) -> dict[str, tuple[_Launch, ...]]:
+    def _bind(self, compiled: Mapping[str, CompiledPipeline]) -> dict[str, tuple[Launch, ...]]:
         specs = {spec.name: spec for spec in self._program.pipelines}
         groups: dict[tuple[Any, ...], Any] = {}
-        launches: dict[str, tuple[_Launch, ...]] = {}
+        launches: dict[str, tuple[Launch, ...]] = {}
         rows = min(
             self._device.limits["max-compute-workgroups-per-dimension"],
             MAX_WORKGROUPS_PER_DIMENSION,
         )
         for name, sequence in self._program.sequences.items():
-            resolved: list[_Launch] = []
+            resolved: list[Launch] = []
             for dispatch in sequence.dispatches:
                 spec = specs[dispatch.pipeline]
                 key = (spec.bindings, dispatch.buffers)
                 if key not in groups:
                     groups[key] = self._bind_group(compiled[spec.name], spec, dispatch)
                 grid = workgroup_grid(dispatch.invocations, spec.workgroup_size, rows)
-                resolved.append(_Launch(compiled[spec.name].pipeline, groups[key], grid))
+                resolved.append(
+                    Launch(
+                        name=spec.name,
+                        pipeline=compiled[spec.name].pipeline,
+                        bind_group=groups[key],
+                        grid=grid,
+                        invocations=dispatch.invocations,
+                    )
+                )
             launches[name] = tuple(resolved)
         return launches
 
@@ -354,31 +362,34 @@ class ProgramRunner:
         for k, chunk in enumerate(chunks):
             if k:
                 self._submit([], chunk)
-            self._read_staging(chunk, parts)
+            with timed("download", names[-1], bytes=sum(copy.size for copy in chunk)):
+                self._read_staging(chunk, parts)
         return parts
 
-    def _submit(self, launches: list[_Launch], copies: list[_Copy]) -> None:
+    def _submit(self, launches: list[Launch], copies: list[_Copy]) -> None:
         encoder = self._device.wgpu_device.create_command_encoder()
         if launches:
-            compute = encoder.begin_compute_pass()
-            pipeline = group = None
-            for launch in launches:
-                # Both stay bound between dispatches; setting them again costs more than the
-                # dispatch itself.
-                if launch.pipeline is not pipeline:
-                    pipeline = launch.pipeline
-                    compute.set_pipeline(pipeline)
-                if launch.bind_group is not group:
-                    group = launch.bind_group
-                    compute.set_bind_group(0, group)
-                compute.dispatch_workgroups(*launch.grid)
-            compute.end()
+            clock = self._running_clock()
+            if clock is None:
+                compute = encoder.begin_compute_pass()
+                encode(compute, launches)
+                compute.end()
+            else:
+                clock.encode(encoder, launches)
         for copy in copies:
             encoder.copy_buffer_to_buffer(
                 copy.buffer, copy.begin, self._staging, copy.offset, copy.size
             )
         self._device.queue.submit([encoder.finish()])
         self._device.count(submits=1, dispatches=len(launches))
+        for launch in launches if listening() else ():
+            report("dispatch", launch.name, invocations=launch.invocations)
+
+    def _running_clock(self) -> DeviceClock | None:
+        """What times dispatches, while somebody listens and if the device can."""
+        if self._clock is None and listening() and FEATURE in self._device.capabilities:
+            self._clock = DeviceClock(self._device, self._lock)
+        return self._clock if listening() else None
 
     def _read_staging(self, copies: list[_Copy], parts: dict[str, NDArray[np.uint8]]) -> None:
         """Add what lies in the staging buffer to ``parts``."""
@@ -420,6 +431,12 @@ class ProgramRunner:
 
     def _free(self) -> None:
         self._released = True
+        if self._clock is not None:
+            # A device that is lost has no times to tell.
+            with contextlib.suppress(Exception):
+                self._clock.read()
+                self._clock.close()
+            self._clock = None
         self._launches = {}
         for buffer in (*self._buffers.values(), self._staging):
             if buffer is not None:
@@ -432,6 +449,11 @@ def _compiled(device: Device, program: Program) -> dict[str, CompiledPipeline]:
     """Pipelines of a program by name."""
     found = device.pipelines(program.pipelines)
     return {spec.name: one for spec, one in zip(program.pipelines, found, strict=True)}
+
+
+def _content(data: NDArray[Any]) -> dict[str, int]:
+    """Checksum of what is uploaded, by which repetitions are found, while somebody listens."""
+    return {"checksum": zlib.crc32(data.data.cast("B"))} if listening() else {}
 
 
 def _aligned(size: int) -> int:
