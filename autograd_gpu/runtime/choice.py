@@ -29,8 +29,12 @@ _RUNS_ON = {
     "jax": "runs where JAX does (jax.default_device, JAX_PLATFORMS)",
 }
 
-GPU_MIN_RESIDUALS = 200_000
-"""Below this a hardware GPU loses to the CPU: an upload, a submit and a read-back take 0.3 ms."""
+GPU_MIN_RESIDUALS = 10_000
+"""From here on ``auto`` takes a hardware GPU for float32.
+
+An H200 wins from 800 to 2 500 residuals on (docs/when-the-gpu-wins.md); slower GPUs later, so the
+bound is four times that.
+"""
 
 
 @dataclass(slots=True)
