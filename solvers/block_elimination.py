@@ -6,10 +6,13 @@ among blocks: ten times less in bundle adjustment.
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 
 from autograd_gpu.runtime.assembly_kernels import kernel
 from autograd_gpu.runtime.block_assembly import BlockPattern
+from autograd_gpu.runtime.host_assembly import RangePool
 from autograd_gpu.solvers.elimination import (
     BoolArray,
     Elimination,
@@ -128,5 +131,8 @@ def _coupling(
         blocks.starts.astype(index), indptr, eliminated.astype(index), first_row.astype(index),
         *(a.astype(index) for a in links), place[blocks.starts[:-1]].astype(index), row_starts,
     )  # fmt: skip
-    kernel("coupling", index.name)(0, len(eliminated), *fixed, columns, source)
+    run, pool = kernel("coupling", index.name), RangePool()
+    with closing(pool):
+        ranges = pool.ranges(row_starts[first_row])
+        pool.run(ranges, lambda _, a, b: run(a, b, *fixed, columns, source))
     return row_starts, columns, source

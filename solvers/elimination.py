@@ -36,7 +36,7 @@ class Elimination:
 
     In the notation [C E; Eᵀ B] for the reordered matrix: C is block-diagonal, one dense block for
     each eliminated block; a block's rows of E share their columns. Entries are named by their
-    position in the upper triangle of the matrix; position `entries` stands for a zero.
+    position in the upper triangle of the matrix.
 
     Attributes:
         eliminated: unknowns of the eliminated blocks, block by block, shape (e,).

@@ -91,6 +91,8 @@ class _Eliminated:
         )
         self.layout = (blocks, rows, columns)
         self._index = (blocks, factors, rows)
+        source = split.coupling_source
+        self._source: IndexArray = source.astype(index_dtype(int(source.max(initial=0))))
         self._failed: IndexArray = np.zeros(len(blocks) - 1, dtype)
         self._factors: FloatArray = np.zeros(len(split.factor_source))
         self.rows: FloatArray = np.zeros(len(split.coupling_source))
@@ -103,9 +105,8 @@ class _Eliminated:
     def factorize(self, values: FloatArray) -> bool:
         """Set L and Y; False if a block is not positive definite."""
         np.take(values, self.split.factor_source, out=self._factors)
-        np.take(values, self.split.coupling_source, out=self.rows)
-        run = kernel("eliminate", self.index_type)
-        fixed = (*self._index, self._factors, self.rows, self._failed)
+        run = kernel("eliminate", self.index_type, self._source.dtype.name)
+        fixed = (*self._index, self._source, values, self._factors, self.rows, self._failed)
         self.pool.run(self._ranges, lambda _, a, b: run(a, b, *fixed))
         return not self._failed.any()
 
@@ -169,7 +170,7 @@ class _DenseGram:
         # Blocks are summed in a fixed number of parts, so threads do not change a bit.
         self._cuts = _parts_of(len(parts.split.block_starts) - 1)
         self._squares = np.zeros((len(self._cuts), n, n))
-        self._works = np.zeros((len(self._cuts), n))
+        self._works = np.zeros((len(self._cuts), n), parts.layout[0].dtype)
 
     def upper(self) -> FloatArray:
         """Upper triangle of YᵀY, in the order of the pattern."""
@@ -214,8 +215,9 @@ class SchurComplement(_BlockElimination):
         n = len(split.kept)
         gram = _keys(gram_starts, gram_columns)
         kept = _keys(split.kept_starts, split.kept_columns)
-        keys = np.union1d(gram, kept)
-        self._from_gram = np.searchsorted(keys, gram)
+        # A dense YᵀY has every entry.
+        keys = gram if n <= DENSE_KEPT else np.union1d(gram, kept)
+        self._from_gram = slice(None) if n <= DENSE_KEPT else np.searchsorted(keys, gram)
         self._from_kept = np.searchsorted(keys, kept)
         self._values: FloatArray = np.zeros(len(keys))
         rows, columns = np.divmod(keys, n)

@@ -11,6 +11,7 @@ import functools
 import importlib
 import time
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -183,15 +184,21 @@ def _symmetric_pattern(
 
 def _eliminate(
     first: int, last: int, block_starts: Index, factor_starts: Index, row_starts: Index,
-    factors: Float, rows: Float, failed: Index,
+    row_source: Index, values: Float, factors: Float, rows: Float, failed: Index,
 ) -> None:  # fmt: skip
-    """Factor blocks C = LLᵀ in place, turn their rows E into L⁻¹E; mark indefinite blocks."""
+    """Factor blocks C = LLᵀ in place, turn their rows E into L⁻¹E; mark indefinite blocks.
+
+    Entry k of E is ``values[row_source[k]]``.
+    """
     for block in range(first, last):
         top = block_starts[block]
         width = block_starts[block + 1] - top
         square = factors[factor_starts[block] : factor_starts[block + 1]]
         length = row_starts[top + 1] - row_starts[top]
-        coupled = rows[row_starts[top] : row_starts[top] + width * length]
+        begin = row_starts[top]
+        coupled = rows[begin : begin + width * length]
+        for t in range(width * length):
+            coupled[t] = values[np.uint64(row_source[begin + t])]
         failed[block] = 0
         for i in range(width):
             own = coupled[i * length : (i + 1) * length]
@@ -248,9 +255,12 @@ def _backward_blocks(
 
 def _block_gram(
     first: int, last: int, block_starts: Index, row_starts: Index, columns: Index, rows: Float,
-    work: Float, out: Float,
+    ends: Index, out: Float,
 ) -> None:  # fmt: skip
-    """Add YᵀY to the upper triangle of a square; the rows of a block share their columns."""
+    """Add YᵀY to the upper triangle of a square; the rows of a block share their columns.
+
+    ``ends`` is for work, one number per column.
+    """
     for block in range(first, last):
         top = block_starts[block]
         width = block_starts[block + 1] - top
@@ -258,19 +268,30 @@ def _block_gram(
         length = row_starts[top + 1] - begin
         shared = columns[begin : begin + length]
         coupled = rows[begin : begin + width * length]
+        # Columns come in runs, at least as long as a kept block is wide: loops without look-up.
+        for t in range(length - 1, -1, -1):
+            goes_on = t + 1 < length and shared[t + 1] == shared[t] + 1
+            ends[t] = ends[t + 1] if goes_on else t + 1
         for i in range(length):
-            total = work[: length - i]
-            own = coupled[i]
-            for t in range(length - i):
-                total[t] = own * coupled[i + t]
-            for k in range(1, width):
-                own = coupled[k * length + i]
-                row = coupled[k * length + i : (k + 1) * length]
-                for t in range(length - i):
-                    total[t] += own * row[t]
             target = out[shared[i]]
-            for t in range(length - i):
-                target[shared[i + t]] += total[t]
+            t = i
+            while t < length:
+                stop = ends[t]
+                run = target[shared[t] : shared[t] + stop - t]
+                if width == 3:  # points: a third of the loads and stores
+                    a, b, c = coupled[i], coupled[length + i], coupled[2 * length + i]
+                    x = coupled[t:stop]
+                    y = coupled[length + t : length + stop]
+                    z = coupled[2 * length + t : 2 * length + stop]
+                    for k in range(stop - t):
+                        run[k] += a * x[k] + b * y[k] + c * z[k]
+                else:
+                    for r in range(width):
+                        own = coupled[r * length + i]
+                        row = coupled[r * length + t : r * length + stop]
+                        for k in range(stop - t):
+                            run[k] += own * row[k]
+                t = stop
 
 
 # Argument types: n integer, f float, b boolean, I/K index arrays of J and of JᵀJ, F float array,
@@ -286,14 +307,26 @@ _KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "column_squared_norms": (_column_squared_norms, "n n F I I I F+"),
     "expand_rows": (_expand_rows, "n n n I I F M+"),
     "symmetric_pattern": (_symmetric_pattern, "I I I I I I+ I+ I+"),
-    "eliminate": (_eliminate, "n n I I I F+ F+ I+"),
-    "block_gram": (_block_gram, "n n I I I F F+ M+"),
+    "eliminate": (_eliminate, "n n I I I K F F+ F+ I+"),
+    "block_gram": (_block_gram, "n n I I I F I+ M+"),
     "forward_blocks": (_forward_blocks, "n n I I F F+"),
     "backward_blocks": (_backward_blocks, "n n I I F F+"),
     **BLOCK_KERNELS,
     **ITERATIVE_KERNELS,
     **SMALL_MATRIX_KERNELS,
 }
+
+
+def _calling_compiled(
+    function: Callable[..., None], compiled: Callable[[FunctionType], Any]
+) -> Callable[..., None]:
+    """The function with compiled forms of the functions of its module that it calls."""
+    assert isinstance(function, FunctionType)
+    names = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    parts = {n: compiled(part) for n, part in names.items() if isinstance(part, FunctionType)}
+    if not parts:
+        return function
+    return FunctionType(function.__code__, {**function.__globals__, **parts}, function.__name__)
 
 
 @functools.cache
@@ -324,6 +357,7 @@ def kernel(name: str, index_type: str, gram_index_type: str = "int32") -> Callab
         )
 
     function, codes = _KERNELS[name]
+    function = _calling_compiled(function, numba.njit(nogil=True))
     signature = types.void(*(argument(code) for code in codes.split()))
     start = time.perf_counter()
     try:

@@ -139,9 +139,7 @@ class _Incidence:
         self.stored_at: IndexArray = stored_at.astype(dtype)
         self.is_stored: FloatArray = np.zeros(stored_at.size)
         self.is_stored[full] = 1.0
-        count = len(places.columns)
-        others = np.argsort(np.arange(count) != np.arange(count)[:, None], axis=1, kind="stable")
-        arrays = (places.columns, places.widths, others, places.meets, *places.row_range)
+        arrays = (places.columns, places.widths, places.meets, *places.row_range)
         self.fixed = tuple(np.ascontiguousarray(a.ravel(), dtype) for a in arrays)
 
     def add_work(self, work: IndexArray, index_type: str) -> None:
@@ -238,11 +236,13 @@ class BlockAssembly:
             group.incident, group.blocks, *group.fixed, rows, local, len(group.places.entries),
             group.stored_at, group.is_stored, values, residuals,
         )  # fmt: skip
-        dtype = blocks.starts.dtype
-        sizes = (blocks.count, local, local)
         works = [
-            (*(np.zeros(s, dtype) for s in sizes), np.zeros(rows * local)) for _ in self._ranges
-        ]
+            (
+                np.zeros(blocks.count, blocks.starts.dtype), np.zeros(local, self._indptr.dtype),
+                np.zeros(local * (local + 1)), np.zeros(rows * local),
+            )
+            for _ in self._ranges
+        ]  # fmt: skip
         self._pool.run(self._ranges, lambda t, a, b: run(a, b, *fixed, *works[t], upper, gradient))
 
     def close(self) -> None:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 Index = NDArray[np.integer[Any]]
+# An integer, perhaps out of an index array.
+Whole = Any
 
 
 def _expand_blocks(
@@ -50,24 +52,68 @@ def _block_work(
                 work[a] += products[p * places + q]
 
 
+# Positions are made unsigned below: that spares a test for negative ones in every access.
+
+
+def _copy_entries(
+    element: Whole, first: Whole, last: Whole, stored: Whole, stored_at: Index, is_stored: Float,
+    values: Float, work: Float,
+) -> None:  # fmt: skip
+    """Entries first … last - 1 of an element's Jacobian, row by row, zeros included."""
+    if stored == stored_at.size:
+        for k in range(first, last):
+            work[np.uint64(k)] = values[np.uint64(element * stored + k)]
+    else:
+        for k in range(first, last):
+            value = values[np.uint64(element * stored + stored_at[k])]
+            work[np.uint64(k)] = value * is_stored[k]
+
+
+def _add_square(
+    base: Whole, width: Whole, residual: float, work: Float, square: Float
+) -> None:  # fmt: skip
+    """Add what a row gives to the diagonal block, and to the gradient as one more column."""
+    for i in range(width):
+        left = work[np.uint64(base + i)]
+        line = i * (width + 1)
+        for j in range(i, width):
+            square[np.uint64(line + j)] += left * work[np.uint64(base + j)]
+        square[np.uint64(line + width)] += left * residual
+
+
+def _add_coupling(
+    left: Whole, right: Whole, local: Whole, first: Whole, last: Whole, offset: Whole,
+    begins: Index, sizes: tuple[Whole, Whole], work: Float, out: Float,
+) -> None:  # fmt: skip
+    """Add what rows first … last - 1 give to the block of columns ``left`` … and ``right`` …."""
+    for i in range(sizes[0]):
+        begin = begins[np.uint64(i)] + offset
+        for r in range(first, last):
+            own = work[np.uint64(r * local + left + i)]
+            for j in range(sizes[1]):
+                out[np.uint64(begin + j)] += own * work[np.uint64(r * local + right + j)]
+
+
 def _block_gram_rows(
     first: int, last: int, starts: Index, block_indptr: Index, block_indices: Index,
     indptr: Index, incident_starts: Index, incident: Index, blocks: Index, columns: Index,
-    widths: Index, order: Index, meets: Index, row_first: Index, row_last: Index, rows: int,
+    widths: Index, meets: Index, row_first: Index, row_last: Index, rows: int,
     local: int, stored: int, stored_at: Index, is_stored: Float, values: Float, residuals: Float,
-    offset: Index, column: Index, target: Index, work: Float, out: Float, gradient: Float,
+    offset: Index, begins: Index, square: Float, work: Float, out: Float, gradient: Float,
 ) -> None:  # fmt: skip
     """Add JᵀJ (upper triangle) and Jᵀr of one group of elements, block rows first … last - 1.
 
     The Jacobian of an element has ``rows`` rows and ``local`` columns; entry (r, c) of it is number
     ``stored_at[r, c]`` of ``stored`` values, times ``is_stored[r, c]``. Place p has columns
     ``columns[p]`` … and ``widths[p]`` of them, and entries in rows ``row_first[p]`` …
-    ``row_last[p]`` - 1. Where ``meets[p, q]`` is 0, places p and q share no row; ``order[p]`` lists
-    the places, p itself first. No element gathers a block twice. Work arrays: ``offset`` has a
-    number per block, ``column`` and ``target`` one per local column, ``work`` one per entry.
+    ``row_last[p]`` - 1. Where ``meets[p, q]`` is 0, places p and q share no row. No element gathers
+    a block twice. Work arrays: ``offset`` has a number per block, ``begins`` one per local column,
+    ``square`` local·(local + 1), ``work`` one per entry.
     """
     places = columns.size
     for a in range(first, last):
+        if incident_starts[a] == incident_starts[a + 1]:
+            continue  # a block of other groups, and perhaps wider than the work arrays
         top = starts[a]
         width = starts[a + 1] - top
         # Where the columns of a block begin in a row, counted from the end of the diagonal block.
@@ -75,31 +121,32 @@ def _block_gram_rows(
         for t in range(block_indptr[a], block_indptr[a + 1]):
             offset[block_indices[t]] = end
             end += starts[block_indices[t] + 1] - starts[block_indices[t]]
+        for i in range(width):
+            begins[i] = indptr[top + i] + width - i
+        # What all elements add to stays in cache.
+        square[: width * (width + 1)] = 0.0
         for t in range(incident_starts[a], incident_starts[a + 1]):
             element = incident[t] // places
             p = incident[t] - element * places
-            length = 0
-            for s in range(p * places, (p + 1) * places):
-                q = order[s]
-                b = blocks[element * places + q]
-                if meets[p * places + q] * (b - a + 1) <= 0:
-                    continue
-                for j in range(widths[q]):
-                    column[length] = columns[q] + j
-                    target[length] = offset[b] + j
-                    length += 1
-            for r in range(row_first[p], row_last[p]):
-                for k in range(length):
-                    at = r * local + column[k]
-                    value = values[element * stored + stored_at[at]]
-                    work[r * local + k] = value * is_stored[at]
-            for i in range(width):
-                base = indptr[top + i] + width - i
-                for r in range(row_first[p], row_last[p]):
-                    own = work[r * local + i]
-                    gradient[top + i] += own * residuals[element * rows + r]
-                    for k in range(i, length):
-                        out[base + target[k]] += own * work[r * local + k]
+            low, high = row_first[p], row_last[p]
+            _copy_entries(
+                element, low * local, high * local, stored, stored_at, is_stored, values, work
+            )
+            for r in range(low, high):
+                residual = residuals[np.uint64(element * rows + r)]
+                _add_square(r * local + columns[p], width, residual, work, square)
+            for q in range(places):
+                b = blocks[np.uint64(element * places + q)]
+                if meets[p * places + q] * (b - a) > 0:
+                    _add_coupling(
+                        columns[p], columns[q], local, low, high, offset[np.uint64(b)], begins,
+                        (width, widths[q]), work, out,
+                    )  # fmt: skip
+        for i in range(width):
+            line = i * (width + 1)
+            gradient[top + i] += square[line + width]
+            for j in range(i, width):
+                out[begins[i] - width + j] += square[line + j]
 
 
 def _shared_gram(
@@ -182,7 +229,7 @@ BLOCK_KERNELS: dict[str, tuple[Callable[..., None], str]] = {
     "expand_blocks": (_expand_blocks, "n n I I I K K+"),
     "block_work": (_block_work, "n I I I L+"),
     "block_gram_rows": (
-        _block_gram_rows, "n n I I I K I I I I I I I I I n n n I F F F I+ I+ I+ F+ F+ F+",
+        _block_gram_rows, "n n I I I K I I I I I I I I n n n I F F F I+ K+ F+ F+ F+ F+",
     ),
     "coupling": (_coupling, "n n I I I I I I I I I I+ I+"),
     "scatter_rows": (_scatter_rows, "n n I I F F F+"),
