@@ -22,6 +22,7 @@ from autograd_gpu.codegen.block_factor import block_factor, lower_index
 from autograd_gpu.codegen.element_blocks import BlockRecord, Key, Term, record_terms
 from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.kernel import Kernel
+from autograd_gpu.codegen.wgsl_reals import FLOAT32, WGSL_REALS, WgslReal
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.rewrite import RULES, simplify
 
@@ -139,6 +140,7 @@ class SolveStructure:
         kinds: per node set, the incidences it sums.
         damping: name of the damping form.
         workgroup_size: threads of a workgroup of every kernel, a power of two; no team is larger.
+        precision: of all numbers and sums, one of ``WGSL_REALS``.
     """
 
     node_sets: tuple[NodeSet, ...]
@@ -146,10 +148,27 @@ class SolveStructure:
     kinds: tuple[tuple[Kind, ...], ...]
     damping: str
     workgroup_size: int = WORKGROUP_SIZE
+    precision: str = FLOAT32.precision
+
+    @property
+    def real(self) -> WgslReal:
+        """The number type."""
+        return WGSL_REALS[self.precision]
+
+    @property
+    def numbers_apart(self) -> bool:
+        """Data have a buffer of their own: words of a table hold no number wider than f32."""
+        return self.real.words > 1
 
     @property
     def lanes(self) -> int:
-        """Components that are loaded and stored at once: 1, 2 or 4, whatever divides every node."""
+        """Components that are loaded and stored at once.
+
+        1, 2 or 4, whatever divides every node, in float32; 1 in a wider type, which WGSL has no
+        vectors of that every device can load.
+        """
+        if self.numbers_apart:
+            return 1
         return math.gcd(4, *(nodes.width for nodes in self.node_sets))
 
 
@@ -162,7 +181,7 @@ def group_key(group: GroupStructure) -> str:
 def structure_key(structure: SolveStructure) -> str:
     """Text that stands for a structure; equal for equal ones, in every process."""
     groups = [group_key(group) for group in structure.groups]
-    options = (structure.damping, structure.workgroup_size)
+    options = (structure.damping, structure.workgroup_size, structure.precision)
     return repr((structure.node_sets, groups, structure.kinds, *options))
 
 

@@ -48,14 +48,14 @@ class OperatorSizes:
 
     @property
     def block_bases(self) -> list[int]:
-        """First word of each node set's packed blocks; the last entry is the total."""
+        """First number of each node set's packed blocks; the last entry is the total."""
         sets = self.solve.structure.node_sets
         return running_total(
             [n * triangle(s.width) for n, s in zip(self.solve.nodes, sets, strict=True)]
         )
 
     def partial_bases(self, product: str) -> list[int]:
-        """First word of each reduction's partial sums; the last entry is the total."""
+        """First number of each reduction's partial sums; the last entry is the total."""
         groups = self.solve.structure.groups
         reductions = self.structure.reductions
         return running_total(
@@ -84,16 +84,18 @@ def _invocations(sizes: OperatorSizes, product: str) -> list[int]:
 
 def _buffers(sizes: OperatorSizes) -> list[BufferSpec]:
     solve = sizes.solve
+    number = solve.structure.real.words
     words: list[tuple[str, int, BufferRole]] = [
         ("control", 4 * sizes.structure.control_rows, "uniform"),
-        ("parameters", solve.components, "state"),
-        ("vectors", solve.components, "state"),
+        ("parameters", number * solve.components, "state"),
+        ("vectors", number * solve.components, "state"),
         ("tables", sizes.table_words, "upload"),
+        ("numbers", number * solve.data_numbers, "upload"),
         ("state", STATE_WORDS, "state"),
-        ("jacobian", 4 * solve.jacobian_bases[-1], "state"),
-        ("partials", max(sizes.partial_bases(p)[-1] for p in PRODUCTS), "state"),
-        ("result", solve.components, "download"),
-        ("blocks", sizes.block_bases[-1], "download"),
+        ("jacobian", number * 4 * solve.jacobian_bases[-1], "state"),
+        ("partials", number * max(sizes.partial_bases(p)[-1] for p in PRODUCTS), "state"),
+        ("result", number * solve.components, "download"),
+        ("blocks", number * sizes.block_bases[-1], "download"),
     ]
     return [BufferSpec(name=n, size=WORD * max(1, w), role=role) for n, w, role in words]
 
@@ -126,6 +128,7 @@ def operator_program(sizes: OperatorSizes) -> Program:
         )
     used = {b for s in sequences.values() for d in s.dispatches for b in d.buffers}
     used |= {"parameters", "vectors"}  # uploaded whatever the Jacobian depends on
+    used |= {"numbers"} if sizes.solve.structure.numbers_apart else set()
     return Program(
         buffers=tuple(b for b in _buffers(sizes) if b.name in used),
         pipelines=tuple(pipelines),

@@ -32,7 +32,7 @@ from autograd_gpu.codegen.incidence import (
     structure_key,
 )
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
-from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_prelude
+from autograd_gpu.codegen.printer import print_statements, select_prelude
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
 from autograd_gpu.codegen.solve_kernels import (
     Body,
@@ -40,6 +40,7 @@ from autograd_gpu.codegen.solve_kernels import (
     SolveKernel,
     incidence_body,
     kept_kernels,
+    number_context,
 )
 from autograd_gpu.codegen.solve_layout import control_rows, element_columns, group_row, set_row
 from autograd_gpu.errors import DeviceLimitError
@@ -48,6 +49,9 @@ ACCUMULATIONS = ("gather", "two-level", "atomic-native", "atomic-cas")
 
 SHARED_WORDS = 4096
 """Shared memory of a workgroup that every WebGPU device grants: 16 KiB."""
+
+FLOAT32_ACCUMULATIONS = ("atomic-native", "atomic-cas")
+"""Those that WGSL's atomics, of 32 bits, leave in float32."""
 
 BLOCK_DIAGONAL = "block_diagonal"
 
@@ -136,7 +140,6 @@ def _render(
     accumulation: str,
 ) -> SolveKernel:
     """Text of a kernel; ``buffers`` maps each bound buffer to (type, whether it is written)."""
-    lanes = structure.solve.lanes
     text = (
         template_environment()
         .get_template(f"wgsl/scatter/{template}.wgsl.j2")
@@ -144,8 +147,7 @@ def _render(
             name=name,
             version=GENERATOR_VERSION,
             accumulation=accumulation,
-            lanes=lanes,
-            unit="f32" if lanes == 1 else f"vec{lanes}<f32>",
+            **number_context(structure.solve),
             control_rows=structure.control_rows,
             workgroup_size=structure.solve.workgroup_size,
             bindings=[
@@ -155,7 +157,7 @@ def _render(
             **context,
         )
     )
-    prelude = select_prelude(wgsl_prelude("float32"), text)
+    prelude = select_prelude(wgsl_prelude(structure.solve.precision), text)
     return SolveKernel(
         name=name,
         source=f"{text}\n{prelude}" if prelude else text,
@@ -169,7 +171,7 @@ def _inputs(bodies: Sequence[Body]) -> dict[str, tuple[str, bool]]:
     """The buffers that bodies read."""
     lines = [line for body in bodies for line in (*body.loads, *body.statements)]
     lines += [text for body in bodies for _, text in body.outputs]
-    types = {"parameters": "unit", "vectors": "unit", "jacobian": "vec4<f32>"}
+    types = {"parameters": "unit", "vectors": "unit", "jacobian": "quad", "numbers": "real"}
     read = {b: t for b, t in types.items() if any(f"{b}[" in line for line in lines)}
     return {"tables": ("array<u32>", False)} | {b: (f"array<{t}>", False) for b, t in read.items()}
 
@@ -192,7 +194,7 @@ def _store_context(
 
 
 def _output_type(product: str) -> str:
-    return "array<f32>" if product == BLOCK_DIAGONAL else "array<unit>"
+    return "array<real>" if product == BLOCK_DIAGONAL else "array<unit>"
 
 
 # -- gather ------------------------------------------------------------------------------------
@@ -260,7 +262,7 @@ def _element_body(structure: SolveStructure, g: int, contribution: ElementContri
             return loader.data(slot, k)
         return loader.component("x", "parameters[half", node.place, node.offset + k)
 
-    printed = print_statements(contribution.graph, WGSL_FLOAT32, leaf)
+    printed = print_statements(contribution.graph, structure.real.dialect, leaf)
     for place, _ in contribution.targets:
         loader.node(place)
     return Body(
@@ -344,25 +346,27 @@ def _rounds(structure: OperatorStructure, product: str, g: int) -> list[dict[str
     group = structure.solve.groups[g]
     targets = element_contribution(group, product).targets
     position = {target: k for k, target in enumerate(targets)}
+    real = structure.solve.real
+    room, zero = SHARED_WORDS // real.words, real.zero
     rounds: list[dict[str, Any]] = []
     workgroup = structure.solve.workgroup_size
     for k in sorted({s.node_set for s in group.places}):
         places = places_of(group, k)
         stride = len(places) * workgroup
-        if stride > SHARED_WORDS:
+        if stride > room:
             raise DeviceLimitError(
                 f"residuals {group.kernel.name!r}: an element sees {len(places)} blocks, "
-                f"two-level accumulation holds {SHARED_WORDS // workgroup} in "
+                f"two-level accumulation holds {room // workgroup} in "
                 f"{4 * SHARED_WORDS} bytes of shared memory; use accumulation='gather'"
             )
         sums = partial_sums(group, product, k)
-        step = SHARED_WORDS // stride
+        step = room // stride
         for first in range(0, len(sums), step):
             chunk = sums[first : first + step]
             stores = [
                 (
                     q * stride + i * workgroup,
-                    f"s{position[p, a]}" if (p, a) in position else "0.0f",
+                    f"s{position[p, a]}" if (p, a) in position else zero,
                 )
                 for q, a in enumerate(chunk)
                 for i, p in enumerate(places)
@@ -394,7 +398,7 @@ def two_level_elements(structure: OperatorStructure, product: str, g: int) -> So
         "base": _BASES[product],
     }
     name = f"two_level_{product}_elements_{g}"
-    inputs["partials"] = ("array<f32>", True)
+    inputs["partials"] = ("array<real>", True)
     return _render(structure, name, "two_level_elements", inputs, context, "two-level")
 
 
@@ -420,7 +424,7 @@ def two_level_nodes(structure: OperatorStructure, product: str, node_set: int) -
     }
     buffers = {
         "tables": ("array<u32>", False),
-        "partials": ("array<f32>", False),
+        "partials": ("array<real>", False),
         output_name(product): (_output_type(product), True),
     }
     name = f"two_level_{product}_nodes_{node_set}"

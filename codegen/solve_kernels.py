@@ -39,11 +39,10 @@ from autograd_gpu.codegen.incidence import (
 )
 from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
-from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements, select_prelude
+from autograd_gpu.codegen.printer import print_statements, select_prelude
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
 from autograd_gpu.codegen.solve_layout import (
     ELEMENT_SUMS,
-    RECORD_WORDS,
     STEP_SUMS,
     Column,
     Vector,
@@ -52,16 +51,27 @@ from autograd_gpu.codegen.solve_layout import (
     group_row,
     kind_columns,
     kind_row,
+    number_columns,
     set_row,
+    table_columns,
 )
-from autograd_gpu.ir import Graph
+from autograd_gpu.ir import Argument, Builder, Graph
+from autograd_gpu.rewrite import RULES
 
-DAMPING_SCALE = {
-    "diagonal": "clamp(h, 1e-6f, 1e32f)",
-    "one-plus-norm": "(1.0f + sqrt(h)) * (1.0f + sqrt(h))",
-    "identity": "1.0f",
-}
-"""D as WGSL, of the diagonal entry ``h``; the same forms as on the host."""
+
+@lru_cache(maxsize=8)
+def damping_scale(form: str) -> Graph:
+    """D of a diagonal entry of JᵀJ; the same forms as on the host."""
+    b = Builder(RULES)
+    entry, one = b.input(0, 0), b.constant(1.0)
+    if form == "diagonal":
+        value = b.apply("minimum", b.apply("maximum", entry, b.constant(1e-6)), b.constant(1e32))
+    elif form == "one-plus-norm":
+        root = b.apply("add", one, b.apply("sqrt", entry))
+        value = b.apply("mul", root, root)
+    else:
+        value = one
+    return Graph.build(b, [value], [Argument("entry", ())], None, "damping_scale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +122,7 @@ class Loader:
 
     def table(self, column: Column, name: str) -> str:
         """A column of the table, as u32."""
-        position = self.columns.index(column)
+        position = table_columns(self.structure, self.columns).index(column)
         return self.once(name, f"tables[c.y + {position}u * c.z + {self.index}]")
 
     def node(self, place: int) -> str:
@@ -137,15 +147,18 @@ class Loader:
 
     def data(self, slot: int, component: int) -> str:
         """A number of a data slot."""
-        word = self.table(("data", slot, component), f"w{slot}_{component}")
-        return self.once(f"d{slot}_{component}", f"bitcast<f32>({word})")
+        column, name = ("data", slot, component), f"d{slot}_{component}"
+        if self.structure.numbers_apart:
+            position = number_columns(self.structure, self.columns).index(column)
+            return self.once(name, f"numbers[c.w + {position}u * c.z + {self.index}]")
+        word = self.table(column, f"w{slot}_{component}")
+        return self.once(name, f"bitcast<f32>({word})")
 
 
 def common_context(structure: SolveStructure, name: str) -> dict[str, Any]:
     """What every template of a solve uses."""
     return {
-        "lanes": structure.lanes,
-        "unit": _unit_type(structure.lanes),
+        **number_context(structure),
         "name": name,
         "version": GENERATOR_VERSION,
         "control_rows": control_rows(structure),
@@ -153,23 +166,33 @@ def common_context(structure: SolveStructure, name: str) -> dict[str, Any]:
         "vector": {v.name.lower(): int(v) for v in Vector},
         "step_sums": STEP_SUMS,
         "element_sums": ELEMENT_SUMS,
-        "record_words": RECORD_WORDS,
     }
 
 
-def _unit_type(lanes: int) -> str:
-    return "f32" if lanes == 1 else f"vec{lanes}<f32>"
+def number_context(structure: SolveStructure) -> dict[str, Any]:
+    """How templates write numbers of the structure's type."""
+    real, lanes = structure.real, structure.lanes
+    return {
+        "precision": real.precision,
+        "real": real.type,
+        "zero": real.zero,
+        "forms": real.forms,
+        "vectors_of_reals": not structure.numbers_apart,
+        "lanes": lanes,
+        "unit": real.type if lanes == 1 else f"vec{lanes}<{real.type}>",
+    }
 
 
 _BUFFER_TYPES = {
     "parameters": "array<unit>",
     "vectors": "array<unit>",
-    "factors": "array<vec4<f32>>",
+    "factors": "array<quad>",
     "tables": "array<u32>",
-    "jacobian": "array<vec4<f32>>",
-    "partials": "array<f32>",
+    "numbers": "array<real>",
+    "jacobian": "array<quad>",
+    "partials": "array<real>",
     "state": "State",
-    "record": "array<f32>",
+    "record": "array<real>",
     "result": "array<unit>",
     "coarse": "array<u32>",
     "coarse_sums": "array<f32>",
@@ -180,7 +203,12 @@ _BUFFER_TYPES = {
 def render_kernel(
     name: str, template: str, buffers: dict[str, bool], context: dict[str, Any]
 ) -> SolveKernel:
-    """Text of a kernel; ``buffers`` maps each bound buffer to whether it is written."""
+    """Text of a kernel; ``buffers`` maps each bound buffer to whether it is written.
+
+    ``numbers`` is added where the text reads it.
+    """
+    if any("numbers[" in line for body in _bodies(context) for line in body.loads):
+        buffers = {**buffers, "numbers": False}
     bindings = [
         (k + 1, "read_write" if written else "read", buffer, _BUFFER_TYPES[buffer])
         for k, (buffer, written) in enumerate(buffers.items())
@@ -190,7 +218,7 @@ def render_kernel(
         .get_template(f"wgsl/{template}.wgsl.j2")
         .render(bindings=bindings, **context)
     )
-    prelude = select_prelude(wgsl_prelude("float32"), text)
+    prelude = select_prelude(wgsl_prelude(context["precision"]), text)
     return SolveKernel(
         name=name,
         source=f"{text}\n{prelude}" if prelude else text,
@@ -198,6 +226,12 @@ def render_kernel(
         writes=frozenset(b for b, written in buffers.items() if written),
         workgroup_size=context["workgroup_size"],
     )
+
+
+def _bodies(context: dict[str, Any]) -> list[Body]:
+    """The bodies that a context holds, of nodes or of elements."""
+    groups: list[dict[str, Any]] = context.get("groups", [])
+    return [*context.get("kinds", []), *(g["body"] for g in groups)]
 
 
 def incidence_body(
@@ -211,7 +245,7 @@ def incidence_body(
     group = structure.groups[kind.group]
     loader = Loader(structure, group, kind_columns(group, kind), "k")
     leaf = _incidence_leaf(structure, kind, group, loader)
-    printed = print_statements(contribution.graph, WGSL_FLOAT32, leaf)
+    printed = print_statements(contribution.graph, structure.real.dialect, leaf)
     return Body(
         row=kind_row(structure, node_set, kind_position),
         unit=kind.unit,
@@ -317,9 +351,11 @@ def linearize_nodes(structure: SolveStructure, node_set: int) -> SolveKernel:
     ]
     pattern = block_pattern(structure, node_set)
     block = block_factor(width, pattern)
-    factor = print_statements(block.factor, WGSL_FLOAT32, lambda _, k: f"h{k}", "q")
+    dialect = structure.real.dialect
+    scale = print_statements(damping_scale(structure.damping), dialect, lambda _, k: "h")
+    factor = print_statements(block.factor, dialect, lambda _, k: f"h{k}", "q")
     start = print_statements(
-        block.solve, WGSL_FLOAT32, lambda s, k: factor.outputs[k] if s == 0 else f"b{k}", "m"
+        block.solve, dialect, lambda s, k: factor.outputs[k] if s == 0 else f"b{k}", "m"
     )
     context = _node_context(structure, node_set, bodies, f"linearize_nodes_{node_set}")
     context |= {
@@ -327,9 +363,9 @@ def linearize_nodes(structure: SolveStructure, node_set: int) -> SolveKernel:
         "used": [*range(width), *sorted(width + p for p in pattern)],
         "diagonal": [lower_index(a, a) for a in range(width)],
         "pattern": sorted(pattern),
-        "damping_scale": DAMPING_SCALE[structure.damping],
+        "damping_scale": scale,
         "factor": factor.lines,
-        "quads": _quads(factor.outputs),
+        "quads": _quads(factor.outputs, structure.real.zero),
         "start": start.lines,
         "preconditioned": list(enumerate(start.outputs)),
         "triangle": [(lower_index(a, b), a, b) for a in range(width) for b in range(a + 1)],
@@ -354,7 +390,7 @@ def update_parts(structure: SolveStructure) -> tuple[dict[str, Any], dict[str, b
         block = block_factor(nodes.width, block_pattern(structure, k))
         solve = print_statements(
             block.solve,
-            WGSL_FLOAT32,
+            structure.real.dialect,
             lambda s, a: f"l{a // 4}.{'xyzw'[a % 4]}" if s == 0 else f"r{a}",
             "m",
         )
@@ -388,7 +424,7 @@ def element_body(structure: SolveStructure, g: int, graph: Graph) -> Body:
             return loader.data(slot, k)
         return loader.component("x", "parameters[half", node.place, node.offset + k)
 
-    printed = print_statements(graph, WGSL_FLOAT32, leaf)
+    printed = print_statements(graph, structure.real.dialect, leaf)
     return Body(
         row=group_row(structure, g),
         unit=False,
@@ -398,9 +434,9 @@ def element_body(structure: SolveStructure, g: int, graph: Graph) -> Body:
     )
 
 
-def _quads(words: tuple[str, ...]) -> list[str]:
-    """Words as arguments of vec4, the last filled up with zeros."""
-    filled = [*words, *["0.0f"] * (-len(words) % 4)]
+def _quads(numbers: tuple[str, ...], zero: str) -> list[str]:
+    """Numbers as arguments of quad, the last filled up with zeros."""
+    filled = [*numbers, *[zero] * (-len(numbers) % 4)]
     return [", ".join(filled[k : k + 4]) for k in range(0, len(filled), 4)]
 
 
@@ -414,7 +450,8 @@ def linearize_elements(structure: SolveStructure) -> SolveKernel | None:
             graph = group.blocks.graph if group.blocks else group.kernel.graph
             body = element_body(structure, g, graph)
             words = tuple(text for _, text in body.outputs)
-            groups.append({"body": body, "quads": _quads((*words[m:], *words[:m]))})
+            quads = _quads((*words[m:], *words[:m]), structure.real.zero)
+            groups.append({"body": body, "quads": quads})
     if not groups:
         return None
     context = {**common_context(structure, "linearize_elements"), "groups": groups}
@@ -444,7 +481,13 @@ def trial_elements(structure: SolveStructure) -> SolveKernel:
 def decide(structure: SolveStructure) -> SolveKernel:
     """Gain ratio, acceptance and damping from the partial sums; one workgroup."""
     buffers = {"partials": False, "state": True, "record": True}
-    return render_kernel("decide", "solve/decide", buffers, common_context(structure, "decide"))
+    context = {
+        **common_context(structure, "decide"),
+        # Its sums must fit into the 16 KiB of shared memory that every device grants.
+        "workgroup_size": structure.workgroup_size // structure.real.words,
+        "step_threads": structure.workgroup_size,
+    }
+    return render_kernel("decide", "solve/decide", buffers, context)
 
 
 def gather_gradient(structure: SolveStructure, node_set: int) -> SolveKernel:

@@ -3,12 +3,16 @@
 Vectors are node-major and counted in units of ``SolveStructure.lanes`` words, which are loaded at
 once: node t of set k begins at unit ``vector * length + base_k + t * width_k / lanes``. Parameters
 are laid out alike, in two halves; accepting a step swaps the halves and copies nothing. Stored
-Jacobians and block factors are records of whole quads (four words): an element's entries first,
+Jacobians and block factors are records of whole quads (four numbers): an element's entries first,
 its residuals after them.
+
+In float32 data are words of the tables, beside node numbers. Wider numbers have a buffer of their
+own, in columns of the same length as those of the table (``numbers_apart``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from autograd_gpu.codegen.incidence import GroupStructure, Kind, SolveStructure
@@ -30,14 +34,13 @@ class Vector(IntEnum):
 Column = tuple[str, int, int]
 """("element", 0, 0), ("node", place, 0) or ("data", slot, component)."""
 
-RECORD_WORDS = 16
+RECORD_NUMBERS = 16
 STATE_WORDS = 32
 STEP_SUMS = 5
 ELEMENT_SUMS = 3
 
 ROW_LENGTHS, ROW_PARTIALS, FIRST_ROW = 0, 1, 2
 SET_ROWS = 2
-GROUP_ROWS = 1
 
 
 def set_row(k: int) -> int:
@@ -45,9 +48,14 @@ def set_row(k: int) -> int:
     return FIRST_ROW + SET_ROWS * k
 
 
+def group_rows(structure: SolveStructure) -> int:
+    """Control rows of a group: a second one says where its data are, if those stand apart."""
+    return 2 if structure.numbers_apart else 1
+
+
 def group_row(structure: SolveStructure, g: int) -> int:
     """First control row of group g."""
-    return set_row(len(structure.node_sets)) + GROUP_ROWS * g
+    return set_row(len(structure.node_sets)) + group_rows(structure) * g
 
 
 def kind_row(structure: SolveStructure, node_set: int, kind: int) -> int:
@@ -75,6 +83,16 @@ def kind_columns(group: GroupStructure, kind: Kind) -> tuple[Column, ...]:
 def element_columns(group: GroupStructure) -> tuple[Column, ...]:
     """What the table of a group holds, column by column."""
     return (*(("node", s.place, 0) for s in group.places), *_data_columns(group))
+
+
+def table_columns(structure: SolveStructure, columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns that are words of a table."""
+    return tuple(c for c in columns if c[0] != "data" or not structure.numbers_apart)
+
+
+def number_columns(structure: SolveStructure, columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns that are numbers in a buffer of their own."""
+    return tuple(c for c in columns if c[0] == "data" and structure.numbers_apart)
 
 
 def _data_columns(group: GroupStructure) -> list[Column]:

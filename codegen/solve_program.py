@@ -26,7 +26,7 @@ from autograd_gpu.codegen.solve_kernels import (
 )
 from autograd_gpu.codegen.solve_layout import (
     ELEMENT_SUMS,
-    RECORD_WORDS,
+    RECORD_NUMBERS,
     STATE_WORDS,
     STEP_SUMS,
     Vector,
@@ -50,12 +50,14 @@ class SolveSizes:
         nodes: nodes per node set.
         elements: elements per group.
         table_words: words of the index and data tables.
+        data_numbers: numbers of the data that stand apart from those tables, and one more.
     """
 
     structure: SolveStructure
     nodes: tuple[int, ...]
     elements: tuple[int, ...]
     table_words: int
+    data_numbers: int = 0
 
     @property
     def vector_bases(self) -> list[int]:
@@ -114,7 +116,7 @@ class SolveSizes:
 
     @property
     def partial_bases(self) -> tuple[int, int, int, int]:
-        """Words at which step sums, element sums and maxima begin, and the total."""
+        """Numbers at which step sums, element sums and maxima begin, and the total."""
         products = self.product_groups[-1]
         steps = math.ceil(self.length / self.structure.workgroup_size)
         elements = self.element_starts[-1] // self.structure.workgroup_size
@@ -149,18 +151,21 @@ def pipeline_of(kernel: SolveKernel) -> PipelineSpec:
 
 
 def _buffers(sizes: SolveSizes) -> list[BufferSpec]:
+    number = sizes.structure.real.words
     words: list[tuple[str, int, BufferRole]] = [
         ("control", 4 * control_rows(sizes.structure), "uniform"),
-        ("parameters", 2 * sizes.components, "state"),
-        ("vectors", len(Vector) * sizes.components, "state"),
-        ("factors", 4 * sizes.factor_bases[-1], "state"),
+        ("parameters", number * 2 * sizes.components, "state"),
+        ("vectors", number * len(Vector) * sizes.components, "state"),
+        ("factors", number * 4 * sizes.factor_bases[-1], "state"),
         ("tables", sizes.table_words, "upload"),
-        ("jacobian", max(4, 4 * sizes.jacobian_bases[-1]), "state"),
-        ("partials", sizes.partial_bases[3], "state"),
+        ("jacobian", number * max(4, 4 * sizes.jacobian_bases[-1]), "state"),
+        ("partials", number * sizes.partial_bases[3], "state"),
         ("state", STATE_WORDS, "state"),
-        ("record", RECORD_WORDS, "download"),
-        ("result", sizes.components, "download"),
+        ("record", number * RECORD_NUMBERS, "download"),
+        ("result", number * sizes.components, "download"),
     ]
+    if sizes.structure.numbers_apart:
+        words.append(("numbers", number * sizes.data_numbers, "upload"))
     return [BufferSpec(name=n, size=WORD * max(1, w), role=role) for n, w, role in words]
 
 

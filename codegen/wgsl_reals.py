@@ -34,6 +34,12 @@ class WgslReal:
         words: 32-bit words that one number takes in a buffer.
         zero: literal 0.
         plus: sum of two expressions, as a format with two %s.
+        minus, times, over: difference, product and quotient, alike.
+        larger: the larger of two, neither of them NaN.
+        above: whether the first is greater than the second.
+        finite: whether one is neither infinite nor NaN.
+        head: the nearest f32, or nearly.
+        lift: the number of an f32.
         dialect: how ops, declarations and literals are written.
     """
 
@@ -42,7 +48,21 @@ class WgslReal:
     words: int
     zero: str
     plus: str
+    minus: str
+    times: str
+    over: str
+    larger: str
+    above: str
+    finite: str
+    head: str
+    lift: str
     dialect: Dialect
+
+    @property
+    def forms(self) -> dict[str, str]:
+        """How templates write arithmetic, by the names of ``templates/wgsl/reals.j2``."""
+        names = "plus minus times over larger above finite head lift"
+        return {name: getattr(self, name) for name in names.split()}
 
 
 def _signed(value: Fraction | float, text: str) -> str:
@@ -83,6 +103,14 @@ FLOAT32 = WgslReal(
     words=1,
     zero="0.0f",
     plus="%s + %s",
+    minus="%s - %s",
+    times="%s * %s",
+    over="%s / %s",
+    larger="max(%s, %s)",
+    above="%s > %s",
+    finite="finite(%s)",
+    head="%s",
+    lift="%s",
     dialect=WGSL_FLOAT32,
 )
 NATIVE = WgslReal(
@@ -91,6 +119,14 @@ NATIVE = WgslReal(
     words=2,
     zero="0.0lf",
     plus="%s + %s",
+    minus="%s - %s",
+    times="%s * %s",
+    over="%s / %s",
+    larger="max(%s, %s)",
+    above="%s > %s",
+    finite="ag_is_finite(%s)",
+    head="f32(%s)",
+    lift="f64(%s)",
     dialect=Dialect(
         "wgsl_call", lambda n, d, t: _declare("f64", n, d, t), native_literal, "true", "false"
     ),
@@ -101,6 +137,14 @@ EMULATED = WgslReal(
     words=2,
     zero="vec2<f32>(0.0f, 0.0f)",
     plus="ag_add(%s, %s)",
+    minus="ag_sub(%s, %s)",
+    times="ag_mul(%s, %s)",
+    over="ag_div(%s, %s)",
+    larger="ag_max(%s, %s)",
+    above="ag_gt(%s, %s)",
+    finite="ag_is_finite(%s)",
+    head="ag_head(%s)",
+    lift="ag_real(%s)",
     dialect=Dialect(
         "wgsl_call",
         lambda n, d, t: _declare("vec2<f32>", n, d, t),

@@ -2,8 +2,8 @@
 
 On the host each element's cost is a residual group of its own, of one row, whose Jacobian is that
 element's part of the gradient; any backend evaluates it, and the parts are summed like Jᵀr, each
-column by one thread. In float32 on a device the parts never leave it: the gradient is gathered
-there (`Operators`), and only the sum and the residuals are read back.
+column by one thread. On a device the parts never leave it: the gradient is gathered there, in the
+precision of the solve (`Operators`), and only the sum and the residuals are read back.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from autograd_gpu.runtime.batch import BoundGroup, FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.host_assembly import HostAssembly
+from autograd_gpu.runtime.number_formats import FORMATS
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.solution import KernelSummary
@@ -183,11 +184,11 @@ def _energy_group(group: BoundGroup) -> BoundGroup:
 
 
 class DeviceGradient:
-    """The gradient gathered on a device in float32; residuals are read back for the cost.
+    """The gradient gathered on a device; residuals are read back for the cost.
 
     Args:
         analysis: the problem; borrowed.
-        choice: of the device, and float32.
+        choice: of the device, and the precision of gradient and residuals.
         device: the device chosen.
         start: all parameters, flat, for the order of the tables.
         watch: books the time.
@@ -210,8 +211,15 @@ class DeviceGradient:
         self._watch = watch
         self._session = analysis.session(choice)
         chooser = ScheduleChooser("gradient", identity_of(device))
-        layouts = array_layouts(analysis)
-        tables = NodeTables(layouts, analysis.groups, start, schedules=chooser)
+        self._precision = choice.precision
+        tables = NodeTables(
+            array_layouts(analysis),
+            analysis.groups,
+            start,
+            schedules=chooser,
+            precision=choice.precision,
+        )
+        self._type = f": {tables.structure.real.type} = "
         self._operators = Operators(device, tables)
         self.description = device.name
         watch.lap("compile")
@@ -224,7 +232,7 @@ class DeviceGradient:
         trouble = "" if math.isfinite(cost) else _worst_residual(self._analysis, residuals)
         gradient = self._operators.gradient(parameters)[self._analysis.free_positions]
         if not trouble and not np.isfinite(gradient).all():
-            trouble = "the gradient is not finite in float32"
+            trouble = f"the gradient is not finite in {self._precision}"
         self._watch.lap("evaluate")
         return GradientPoint(
             parameters=parameters,
@@ -244,7 +252,7 @@ class DeviceGradient:
             (p.name, p.source) for p in self._operators.runner.program.pipelines
         ]
         return tuple(
-            KernelSummary(name=name, target="wgsl", ops=source.count(": f32 = "))
+            KernelSummary(name=name, target="wgsl", ops=source.count(self._type))
             for name, source in pipelines
         )
 
@@ -257,7 +265,7 @@ def open_cost_gradient(
     analysis: Analysis, choice: BackendChoice, start: FloatArray, watch: Stopwatch
 ) -> CostGradient:
     """What suits a backend."""
-    resident = choice.device is not None and choice.precision == "float32"
+    resident = choice.device is not None and choice.precision in FORMATS
     # The gathered gradient is that of residuals, by plain numbers, without loops.
     plain = not analysis.energies and all(a.chart is None for a in analysis.arrays)
     if resident and analysis.column_count and plain and not analysis.has_long_rows:

@@ -23,7 +23,7 @@ from autograd_gpu.solvers.methods import METHODS
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.step_control import Regularization, TrustRegion
 from more_garbow_hillstrom import LISTED
-from sessions import NUMBA, NUMPY, WGSL, Backend, device_on, parameters_of
+from sessions import NUMBA, NUMPY, WGSL, WGSL_FLOAT64, Backend, device_on, parameters_of
 from tolerances import GRAPH, tolerance
 from workloads import MINIMA, PROBLEMS, bending_problem
 
@@ -151,7 +151,11 @@ def lossy_problem() -> ag.Problem:
     return problem
 
 
-@pytest.mark.parametrize("backend", parameters_of([NUMPY, NUMBA, *WGSL]))
+# SwiftShader takes half a minute for double-float kernels with exp and log.
+DEVICES = [*WGSL, *(b for b in WGSL_FLOAT64 if b.adapter == "llvmpipe")]
+
+
+@pytest.mark.parametrize("backend", parameters_of([NUMPY, NUMBA, *DEVICES]))
 def test_costs_and_gradients_are_those_of_the_jacobian(backend: Backend) -> None:
     problem = lossy_problem()
     analysis = problem.analysis()

@@ -13,8 +13,7 @@ from ..codegen.solve_program import solve_program
 from .batch import FloatArray
 from .coarse_tables import CoarseTables
 from .device import Device
-from .node_tables import NodeTables
-from .number_formats import to_float32
+from .node_tables import NodeTables, upload_numbers
 from .program_runner import ProgramRunner
 from .step_record import StepRecord
 
@@ -42,6 +41,7 @@ class DeviceSolve:
         self._runner = ProgramRunner(device, solve_program(tables.sizes))
         self._runner.upload("control", tables.control)
         self._runner.upload("tables", tables.tables)
+        upload_numbers(self._runner, tables)
         self._half = 0
         self._expected = FIRST_GUESS
         self._seconds_per_iteration = 0.0
@@ -61,11 +61,10 @@ class DeviceSolve:
         min_gain: float,
     ) -> None:
         """Upload the start point and reset the state."""
-        packed = self._tables.pack(to_float32(parameters, "parameters").astype(np.float64))
+        packed = self._tables.pack(parameters)
         self._runner.upload("parameters", np.concatenate([packed, packed]))
         state = np.zeros(STATE_WORDS, np.float32)
-        state[0:3] = damping, 2.0, linear_tolerance**2
-        state[6] = min_gain
+        state[0:4] = damping, 2.0, linear_tolerance**2, min_gain
         self._runner.upload("state", state)
         self._half = 0
         self._expected = FIRST_GUESS
@@ -98,7 +97,8 @@ class DeviceSolve:
             if first + count < planned:
                 self._runner.run(sequences)
                 sequences = []
-        record = self._runner.run([*sequences, "trial"], np.float32)["record"]
+        number = self._tables.number_format
+        record = number.decode(self._runner.run([*sequences, "trial"], number.dtype)["record"])
         self._seconds_per_iteration = (time.perf_counter() - began) / (planned + 4)
         used = int(record[5])
         finished = record[11] > 0.0
@@ -111,6 +111,8 @@ class DeviceSolve:
             gain = math.nan
         elif not math.isfinite(gain):  # nothing was promised
             gain = 0.0
+        finite = math.isfinite(change)
+        precision = self._tables.structure.precision
         return StepRecord(
             cost=float(record[0]),
             cost_before=float(record[10]),
@@ -123,7 +125,7 @@ class DeviceSolve:
             gradient_norm=float(record[7]),
             step_norm=float(np.sqrt(record[8])),
             parameter_norm=float(np.sqrt(record[9])),
-            trouble="" if math.isfinite(change) else "the cost is not finite in float32",
+            trouble="" if finite else f"the cost is not finite in {precision}",
         )
 
     def _per_submit(self) -> int:
@@ -135,12 +137,13 @@ class DeviceSolve:
 
     def parameters(self) -> FloatArray:
         """The last accepted point."""
-        both = self._runner.read("parameters", np.float32).reshape(2, -1)
+        both = self._runner.read("parameters", self._tables.number_format.dtype).reshape(2, -1)
         return self._tables.unpack(both[self._half])
 
     def statement_counts(self) -> dict[str, int]:
         """Kernel name -> number of computed values in its text."""
-        return {p.name: p.source.count(": f32 = ") for p in self._runner.program.pipelines}
+        declared = f": {self._tables.structure.real.type} = "
+        return {p.name: p.source.count(declared) for p in self._runner.program.pipelines}
 
     def close(self) -> None:
         """Free the buffers."""

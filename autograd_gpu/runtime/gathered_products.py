@@ -24,7 +24,7 @@ from autograd_gpu.codegen.piece_program import (
     whole_structure,
 )
 from autograd_gpu.codegen.solve_layout import kind_row, set_row
-from autograd_gpu.errors import DeviceLimitError
+from autograd_gpu.errors import DeviceLimitError, PrecisionError
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.runtime.closing import Closing
 from autograd_gpu.runtime.device import Device
@@ -61,6 +61,7 @@ class GatheredProducts(Closing):
 
     Raises:
         DeviceLimitError: the parameters alone are too large, or the elements of one node are.
+        PrecisionError: the problem was prepared for another precision.
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class GatheredProducts(Closing):
         memory_budget: int | None = None,
         products: Sequence[str] = GATHERED,
     ) -> None:
+        precision = incidences.structure.precision
+        if precision != "float32":
+            raise PrecisionError(
+                f"products gathered in pieces are float32, got {precision}; use Operators"
+            )
         self._device = device
         self._products = tuple(products)
         self._lists = incidences

@@ -18,12 +18,18 @@ from autograd_gpu.codegen.incidence import (
     NodeSlot,
     SolveStructure,
 )
-from autograd_gpu.codegen.solve_layout import Column, kind_columns
+from autograd_gpu.codegen.solve_layout import (
+    Column,
+    kind_columns,
+    number_columns,
+    table_columns,
+)
 from autograd_gpu.codegen.symmetry import is_symmetric
 from autograd_gpu.errors import DeviceLimitError
 from autograd_gpu.runtime.batch import BoundGroup, DataBinding, FloatArray, IndexArray
 from autograd_gpu.runtime.locality import lexical_order, stable_order
 from autograd_gpu.runtime.node_orders import ArrayLayout, NodeOrders
+from autograd_gpu.runtime.number_formats import FORMATS, check_lossless
 from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
 from autograd_gpu.runtime.schedules import Schedule, team_of
 
@@ -57,11 +63,13 @@ class NodeIncidences(NodeOrders):
         damping: damping form.
         schedules: of the groups: one for each, one for all, or what chooses them; by default the
             least estimate for a solve on a GPU.
+        precision: of numbers on the device, one of ``FORMATS``.
 
     Attributes:
         schedules: of the groups.
         structure: what generated text depends on.
         incidences: per node set, lists of each kind.
+        number_format: how numbers are stored on the device.
     """
 
     def __init__(
@@ -71,14 +79,18 @@ class NodeIncidences(NodeOrders):
         parameters: FloatArray,
         damping: str = "one-plus-norm",
         schedules: Sequence[Schedule] | ScheduleChooser | None = None,
+        precision: str = "float32",
     ) -> None:
         super().__init__(arrays, groups, parameters)
+        self.number_format = FORMATS[precision]
         if not isinstance(schedules, ScheduleChooser):
             fixed = None if schedules is None else tuple(schedules)
             schedules = ScheduleChooser("solve", identity_of(None), fixed)
-        self._schedule(schedules([self.features(g) for g in range(len(self.groups))]), damping)
+        word_bytes = 4 * self.number_format.words
+        features = [self.features(g, word_bytes) for g in range(len(self.groups))]
+        self._schedule(schedules(features), damping, precision)
 
-    def _schedule(self, schedules: Sequence[Schedule], damping: str) -> None:
+    def _schedule(self, schedules: Sequence[Schedule], damping: str, precision: str) -> None:
         """Set ``schedules``, ``structure`` and ``incidences``."""
         self.schedules = tuple(schedules)
         size = min((s.workgroup_size for s in schedules), default=WORKGROUP_SIZE)
@@ -101,6 +113,7 @@ class NodeIncidences(NodeOrders):
             kinds=tuple(tuple(k) for k in kinds),
             damping=damping,
             workgroup_size=size,
+            precision=precision,
         )
 
     def _add_kinds(self, g: int, group: GroupStructure, kinds: list[list[Kind]]) -> None:
@@ -148,17 +161,35 @@ class NodeIncidences(NodeOrders):
         chosen: Any = slice(None) if elements is None else elements
         if what == "node":
             return self.nodes[g][number][chosen].astype(np.uint32)
-        binding = self.groups[g].bindings[number]
+        return self._data(g, number, component, chosen).astype(np.float32).view(np.uint32)
+
+    def element_numbers(
+        self, g: int, column: Column, elements: IndexArray | None = None
+    ) -> FloatArray:
+        """A column of data that stands apart from the table; like ``element_column``.
+
+        Raises:
+            PrecisionError: numbers that lose digits in this precision.
+        """
+        _, slot, component = column
+        values = self._data(g, slot, component, slice(None) if elements is None else elements)
+        what = f"residuals {self.groups[g].name!r}, data slot {slot}"
+        check_lossless(values, what, self.structure.precision)
+        return values
+
+    def _data(self, g: int, slot: int, component: int, chosen: Any) -> FloatArray:
+        binding = self.groups[g].bindings[slot]
         assert isinstance(binding, DataBinding)
         order = self.element_order[g][chosen]
         if binding.shared:
-            values = np.broadcast_to(binding.values[0, component], order.shape)
-        else:
-            values = binding.values[order, component]
-        return values.astype(np.float32).view(np.uint32)
+            return np.broadcast_to(binding.values[0, component], order.shape)
+        return binding.values[order, component]
 
     def columns_of_kind(self, node_set: int, position: int) -> tuple[Column, ...]:
         """What the table of a kind holds."""
+        return table_columns(self.structure, self._all_columns(node_set, position))
+
+    def _all_columns(self, node_set: int, position: int) -> tuple[Column, ...]:
         kind = self.structure.kinds[node_set][position]
         return kind_columns(self.structure.groups[kind.group], kind)
 
@@ -173,11 +204,7 @@ class NodeIncidences(NodeOrders):
         """The table of a kind, of its incidences ``first`` to ``last``: a column each."""
         kind = self.structure.kinds[node_set][position]
         seen = self.incidences[node_set][position].elements[first:last]
-        elements, flipped = seen, None
-        if kind.mirrored:
-            count = self.groups[kind.group].count
-            flipped = seen >= count
-            elements = np.where(flipped, seen - count, seen)
+        elements, flipped = self._elements_seen(kind, seen)
         words: list[NDArray[np.uint32]] = []
         for column in self.columns_of_kind(node_set, position):
             if column[0] == "element":
@@ -190,6 +217,21 @@ class NodeIncidences(NodeOrders):
                 values = np.where(flipped, back, values)
             words.append(values)
         return words
+
+    def incidence_numbers(self, node_set: int, position: int) -> list[FloatArray]:
+        """Data of a kind that stand apart from its table, of all its incidences."""
+        kind = self.structure.kinds[node_set][position]
+        elements, _ = self._elements_seen(kind, self.incidences[node_set][position].elements)
+        columns = number_columns(self.structure, self._all_columns(node_set, position))
+        return [self.element_numbers(kind.group, column, elements) for column in columns]
+
+    def _elements_seen(self, kind: Kind, seen: IndexArray) -> tuple[IndexArray, Any]:
+        """Elements of incidences, and which of them are seen from the other end, if any can be."""
+        if not kind.mirrored:
+            return seen, None
+        count = self.groups[kind.group].count
+        flipped = seen >= count
+        return np.where(flipped, seen - count, seen), flipped
 
     def mask(self, k: int) -> NDArray[np.uint32]:
         """Per node, a bit per component that is frozen."""
@@ -228,15 +270,19 @@ class NodeIncidences(NodeOrders):
             words.append((first[:, None] + np.arange(layout.width)).ravel())
         return np.concatenate(words)
 
-    def pack(self, parameters: FloatArray) -> NDArray[np.float32]:
-        """The problem's parameters as a device vector."""
-        packed = np.zeros(self.vector_starts[-1], np.float32)
-        packed[self.positions] = parameters
-        return packed
+    def pack(self, parameters: FloatArray, what: str = "parameters") -> NDArray[Any]:
+        """The problem's parameters as a device vector, in what the device stores.
 
-    def unpack(self, vector: NDArray[np.float32]) -> FloatArray:
-        """A device vector as the problem's parameters."""
-        return vector[self.positions].astype(np.float64)
+        Raises:
+            InputError: a value is beyond the range of the precision; ``what`` names it.
+        """
+        packed = np.zeros(self.vector_starts[-1])
+        packed[self.positions] = parameters
+        return self.number_format.encode(packed, what).reshape(-1)
+
+    def unpack(self, vector: NDArray[Any]) -> FloatArray:
+        """A device vector, as it is stored there, as the problem's parameters."""
+        return self.number_format.decode(vector)[self.positions]
 
 
 def _team(incidences: Sequence[Incidences], nodes: int, workgroup_size: int) -> int:

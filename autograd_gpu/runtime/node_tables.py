@@ -6,15 +6,24 @@ Parameters travel through ``pack`` and ``unpack``, so callers see no order but t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autograd_gpu.codegen.solve_layout import element_columns, group_row, kind_row, set_row
+from autograd_gpu.codegen.solve_layout import (
+    element_columns,
+    group_row,
+    kind_row,
+    number_columns,
+    set_row,
+    table_columns,
+)
 from autograd_gpu.codegen.solve_program import SolveSizes
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray
 from autograd_gpu.runtime.node_incidences import NodeIncidences
 from autograd_gpu.runtime.node_orders import ArrayLayout
+from autograd_gpu.runtime.program_runner import ProgramRunner
 from autograd_gpu.runtime.schedule_choice import ScheduleChooser
 from autograd_gpu.runtime.schedules import Schedule
 
@@ -29,55 +38,52 @@ class NodeTables(NodeIncidences):
         parameters: FloatArray,
         damping: str = "one-plus-norm",
         schedules: Sequence[Schedule] | ScheduleChooser | None = None,
+        precision: str = "float32",
     ) -> None:
-        super().__init__(arrays, groups, parameters, damping, schedules)
+        super().__init__(arrays, groups, parameters, damping, schedules, precision)
         self._fill()
 
     # -- tables --------------------------------------------------------------------------------
 
     def _fill(self) -> None:
         """Write the tables and remember where each begins."""
-        parts: list[NDArray[np.uint32]] = []
-        total = 0
-
-        def put(*words: NDArray[np.uint32]) -> int:
-            nonlocal total
-            start = total
-            for part in words:
-                parts.append(part)
-                total += part.size
-            return start
-
+        words, numbers = _Parts(), _Parts()
+        put = words.put
         structure = self.structure
-        element_tables = [
-            put(*(self.element_column(g, c) for c in element_columns(group)))
-            for g, group in enumerate(structure.groups)
-        ]
-        kind_tables: list[list[tuple[int, int, int]]] = []
+        element_tables: list[tuple[int, int]] = []
+        for g, group in enumerate(structure.groups):
+            columns = element_columns(group)
+            table = put(*(self.element_column(g, c) for c in table_columns(structure, columns)))
+            apart = [self.element_numbers(g, c) for c in number_columns(structure, columns)]
+            element_tables.append((table, numbers.put(*apart)))
+        kind_tables: list[list[tuple[int, int, int, int]]] = []
         for k, lists in enumerate(self.incidences):
-            rows: list[tuple[int, int, int]] = []
+            rows: list[tuple[int, int, int, int]] = []
             for j, found in enumerate(lists):
                 starts = 0 if found.unit else put(found.starts.astype(np.uint32))
                 count = len(found.elements)
                 table = put(*self.incidence_columns(k, j, 0, count))
-                rows.append((starts, table, count))
+                apart = numbers.put(*self.incidence_numbers(k, j))
+                rows.append((starts, table, count, apart))
             kind_tables.append(rows)
         masks = [
             put(self.mask(k)) if nodes.masked else 0 for k, nodes in enumerate(structure.node_sets)
         ]
-        self.tables = np.concatenate([*parts, np.zeros(1, np.uint32)])
+        self.tables: NDArray[np.uint32] = np.concatenate([*words.parts, np.zeros(1, np.uint32)])
+        self.numbers: FloatArray = np.concatenate([*numbers.parts, np.zeros(1)])
         self.sizes = SolveSizes(
             structure=structure,
             nodes=tuple(len(n) for n in self.new),
             elements=tuple(g.count for g in self.groups),
             table_words=self.tables.size,
+            data_numbers=self.numbers.size,
         )
         self.control = self._control(element_tables, kind_tables, masks)
 
     def _control(
         self,
-        element_tables: list[int],
-        kind_tables: list[list[tuple[int, int, int]]],
+        element_tables: list[tuple[int, int]],
+        kind_tables: list[list[tuple[int, int, int, int]]],
         masks: list[int],
     ) -> NDArray[np.uint32]:
         s, structure = self.sizes, self.structure
@@ -91,12 +97,13 @@ class NodeTables(NodeIncidences):
                 s.nodes[k], s.vector_bases[k], s.factor_bases[k], s.update_groups[k],
             )  # fmt: skip
             rows[set_row(k) + 1] = (s.product_groups[k], masks[k], 0, 0)
-            for j, (starts, table, count) in enumerate(kind_tables[k]):
-                rows[kind_row(structure, k, j)] = (starts, table, count, 0)
+            for j, row in enumerate(kind_tables[k]):
+                rows[kind_row(structure, k, j)] = row
         for g, jacobian in enumerate(s.jacobian_bases[:-1]):
-            rows[group_row(structure, g)] = (
-                s.elements[g], s.element_starts[g], element_tables[g], jacobian,
-            )  # fmt: skip
+            table, apart = element_tables[g]
+            rows[group_row(structure, g)] = (s.elements[g], s.element_starts[g], table, jacobian)
+            if structure.numbers_apart:
+                rows[group_row(structure, g) + 1] = (apart, 0, 0, 0)
         return np.array([rows[k] for k in range(len(rows))], np.uint32)
 
     @property
@@ -108,3 +115,24 @@ class NodeTables(NodeIncidences):
         """Node set and nodes of each place of a group, elements in the device's order."""
         places = self.structure.groups[g].places
         return [(s.node_set, self.nodes[g][s.place]) for s in places]
+
+
+class _Parts:
+    """Arrays that will lie one after the other."""
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[Any]] = []
+        self._total = 0
+
+    def put(self, *arrays: NDArray[Any]) -> int:
+        """Where the first of them begins."""
+        start = self._total
+        self.parts += arrays
+        self._total += sum(a.size for a in arrays)
+        return start
+
+
+def upload_numbers(runner: ProgramRunner, tables: NodeTables) -> None:
+    """Data that stand apart from the tables, if the precision has such."""
+    if tables.structure.numbers_apart:
+        runner.upload("numbers", tables.number_format.encode(tables.numbers, "data").reshape(-1))

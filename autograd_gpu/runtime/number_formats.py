@@ -90,9 +90,10 @@ def check_lossless(values: FloatArray, what: str, precision: str) -> None:
     flat = values.ravel()
     lost = np.abs(flat - joined) > LARGEST_LOSS * np.abs(flat)
     if lost.any():
+        worst = float(flat[np.argmax(lost)])
         raise PrecisionError(
-            f"{what}: the value {flat[np.argmax(lost)]!r} loses digits in float64-emulated, whose "
-            "numbers keep 48 bits from 3.3e-24 to 3.4e38; rescale it, set it to 0, or use "
+            f"{what}: the value {worst!r} loses digits in float64-emulated, whose numbers keep "
+            "48 bits from 3.3e-24 to 3.4e38; rescale it, set it to 0, or use "
             "precision='float64-native' or backend='numba'"
         )
 

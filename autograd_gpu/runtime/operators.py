@@ -12,17 +12,17 @@ from autograd_gpu.codegen.incidence import PRODUCTS
 from autograd_gpu.codegen.operator_program import OperatorSizes, operator_program
 from autograd_gpu.codegen.scatter_kernels import (
     ACCUMULATIONS,
+    FLOAT32_ACCUMULATIONS,
     OperatorStructure,
     places_of,
     triangle,
 )
 from autograd_gpu.codegen.solve_layout import group_row, kind_row, set_row
-from autograd_gpu.errors import DeviceError, InputError, ShapeError
+from autograd_gpu.errors import DeviceError, InputError, PrecisionError, ShapeError
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.runtime.closing import Closing
 from autograd_gpu.runtime.device import Device
-from autograd_gpu.runtime.node_tables import NodeTables
-from autograd_gpu.runtime.number_formats import to_float32
+from autograd_gpu.runtime.node_tables import NodeTables, upload_numbers
 from autograd_gpu.runtime.program_runner import ProgramRunner
 from autograd_gpu.runtime.schedules import team_of
 
@@ -74,7 +74,7 @@ def _reduce(nodes: IndexArray, node_count: int, workgroup: int) -> _Reduction:
 
 
 class Operators(Closing):
-    """Jᵀr, JᵀJ v and the diagonal blocks of JᵀJ at any point, in float32.
+    """Jᵀr, JᵀJ v and the diagonal blocks of JᵀJ at any point, in the precision of the tables.
 
     Buffers and pipelines are made here and never again. Frozen components neither enter nor
     leave: they are exact zeros in every result, and those of a vector given are taken as zero.
@@ -86,6 +86,7 @@ class Operators(Closing):
 
     Raises:
         InputError: unknown accumulation.
+        PrecisionError: atomics were asked for in float64: WGSL's have 32 bits.
         DeviceError: the device has no float32 atomics, and they were asked for.
         DeviceLimitError: a buffer is larger than the device allows.
     """
@@ -98,14 +99,19 @@ class Operators(Closing):
         self._tables = tables
         self._incidences = _mean_incidences(tables)
         self.accumulations = tuple(accumulation or s.accumulate for s in tables.schedules)
+        precision = tables.structure.precision
+        atomic = [a for a in self.accumulations if a in FLOAT32_ACCUMULATIONS]
+        if precision != "float32" and atomic:
+            raise PrecisionError(
+                f"accumulation {atomic[0]!r} in {precision}: WGSL's atomics have 32 bits; "
+                "use 'gather' or 'two-level', which need none"
+            )
         if "atomic-native" in self.accumulations and NATIVE_ATOMICS not in device.capabilities:
             raise DeviceError(
                 f"accumulation 'atomic-native': {device.name} does not have the feature "
                 f"{NATIVE_ATOMICS}; use 'atomic-cas', which every device runs, or 'gather'"
             )
-        # Not as float32, which cannot count beyond 2^24.
-        numbers: Any = np.arange(tables.sizes.components)
-        self._positions: IndexArray = tables.unpack(numbers).astype(np.int64)
+        self._positions = tables.positions
         self._frozen = _frozen_components(tables)
         reductions = self._reductions()
         self._structure = OperatorStructure(
@@ -123,6 +129,7 @@ class Operators(Closing):
         self._runner = ProgramRunner(device, operator_program(self._sizes))
         self._runner.upload("control", self._control(reductions))
         self._runner.upload("tables", np.concatenate(words))
+        upload_numbers(self._runner, tables)
 
     # -- products ------------------------------------------------------------------------------
 
@@ -138,7 +145,7 @@ class Operators(Closing):
     def jtj_product(self, parameters: FloatArray, vector: FloatArray) -> FloatArray:
         """JᵀJ v, both vectors in the order of the problem's parameters."""
         packed = self._pack(vector, "vector")
-        packed[self._frozen] = 0.0
+        packed.reshape(self._tables.sizes.components, -1)[self._frozen] = 0.0
         self._runner.upload("vectors", packed)
         return self._tables.unpack(self._run("jtj_product", parameters)["result"])
 
@@ -148,7 +155,7 @@ class Operators(Closing):
         Rows are in the order of the problem's blocks. A node's components are those of the
         arrays fused in it, in the order added; entry (a, b), a >= b, is at a (a + 1) / 2 + b.
         """
-        words = self._run("block_diagonal", parameters)["blocks"]
+        words = self._tables.number_format.decode(self._run("block_diagonal", parameters)["blocks"])
         sizes = self._tables.sizes
         bases = self._sizes.block_bases
         result: list[FloatArray] = []
@@ -158,7 +165,7 @@ class Operators(Closing):
             # The problem's first array in a node comes first in it too.
             order = inside[inside % nodes.width == 0] // nodes.width
             blocks = words[bases[k] : bases[k + 1]].reshape(-1, triangle(nodes.width))
-            result.append(blocks[order].astype(np.float64))
+            result.append(blocks[order])
         return result
 
     @property
@@ -178,18 +185,18 @@ class Operators(Closing):
 
     # -- running -------------------------------------------------------------------------------
 
-    def _pack(self, values: FloatArray, what: str) -> NDArray[np.float32]:
+    def _pack(self, values: FloatArray, what: str) -> NDArray[Any]:
         given = np.asarray(values, np.float64).ravel()
         if given.size != self._positions.size:
             raise ShapeError(
                 f"{what}: got {given.size} numbers, the problem has {self._positions.size} "
                 "parameters; pass all of them, frozen ones included, array after array"
             )
-        return self._tables.pack(to_float32(given, what).astype(np.float64))
+        return self._tables.pack(given, what)
 
     def _run(self, product: str, parameters: FloatArray) -> dict[str, NDArray[Any]]:
         self._runner.upload("parameters", self._pack(parameters, "parameters"))
-        return self._runner.run(product, np.float32)
+        return self._runner.run(product, self._tables.number_format.dtype)
 
     # -- tables --------------------------------------------------------------------------------
 

@@ -231,7 +231,8 @@ def alternatives(
 def two_level_fits(features: GroupFeatures, workgroup_size: int = WORKGROUP_SIZE) -> bool:
     """Whether a workgroup's contributions to one component fit into shared memory."""
     sets = [p.node_set for p in features.places]
-    return max(map(sets.count, sets), default=0) * workgroup_size <= SHARED_WORDS
+    numbers = max(map(sets.count, sets), default=0) * workgroup_size
+    return numbers * features.word_bytes <= 4 * SHARED_WORDS
 
 
 def _host_alternatives(features: GroupFeatures) -> tuple[Schedule, ...]:
