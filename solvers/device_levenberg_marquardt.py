@@ -123,8 +123,10 @@ def resident_steps(
         return through_jax, BlockJacobiSteps(through_jax)
     assert choice.device is not None
     chooser = ScheduleChooser("solve", identity_of(choice.device))
-    tables = NodeTables(arrays, groups, start, damping, chooser)
+    tables = NodeTables(arrays, groups, start, damping, chooser, choice.precision)
     solve = DeviceSolve(choice.device, tables)
+    if choice.precision != "float32":  # as the kernels of the coarse space are
+        return solve, BlockJacobiSteps(solve)
     return solve, AdaptiveSteps(solve, tables, arrays, start)
 
 

@@ -103,17 +103,18 @@ def _stagnant(record: StepRecord, change: float = STAGNANT_CHANGE) -> bool:
 
 
 class MovingUp:
-    """Steps on the device in float32 until they stagnate, then those of an engine on the host.
+    """Steps on the device in float32 until they stagnate, then those of a more precise engine.
 
     Args:
         resident: the engine on the device; owned, and closed at the move.
-        host: makes the engine that goes on from a point, in mixed precision.
+        higher: makes the engine that goes on from a point: on the host in mixed precision, or on
+            the device in float64.
     """
 
-    def __init__(self, resident: Engine, host: Callable[[FloatArray], Engine]) -> None:
+    def __init__(self, resident: Engine, higher: Callable[[FloatArray], Engine]) -> None:
         self._engine = resident
         self._resident = resident.linear_solver()
-        self._host = host
+        self._higher = higher
         self._steps = 0
         self._moved_at: int | None = None
         self._kernels: tuple[KernelSummary, ...] = ()
@@ -135,14 +136,14 @@ class MovingUp:
 
     def warm_up(self) -> tuple[Engine, Engine]:
         """The engine on the device, and one that may go on after it, which the caller closes."""
-        return self._engine, self._host(self._engine.parameters())
+        return self._engine, self._higher(self._engine.parameters())
 
     def start(self) -> StepRecord:
         """Evaluate the start."""
         return self._engine.start()
 
     def step(self) -> StepRecord:
-        """Try one step; one that float32 cannot judge is followed by one on the host."""
+        """Try one step; one that float32 cannot judge is followed by one that can."""
         self._steps += 1
         record = self._engine.step()
         if self._moved_at is not None or record.lost:
@@ -152,7 +153,7 @@ class MovingUp:
         self._resident, self._kernels = self._engine.linear_solver(), self._engine.kernels()
         point = self._engine.parameters()
         self._engine.close()
-        self._engine = self._host(point)
+        self._engine = self._higher(point)
         self._moved_at = self._steps
         begun = self._engine.start()
         return begun if begun.lost else self._engine.step()

@@ -13,7 +13,12 @@ import numpy as np
 from autograd_gpu.errors import InputError, PrecisionError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.blas_threads import one_blas_thread
-from autograd_gpu.runtime.choice import BackendChoice, choose_backend, runs_on_a_gpu
+from autograd_gpu.runtime.choice import (
+    BackendChoice,
+    choose_backend,
+    in_float64,
+    runs_on_a_gpu,
+)
 from autograd_gpu.solvers.bounds import check_bounds
 from autograd_gpu.solvers.cost_gradient import open_cost_gradient
 from autograd_gpu.solvers.driver import Engine, Observer, iterate
@@ -241,12 +246,12 @@ def _on_device(
         return None  # steps are projected on the host
     if analysis.external_names:
         return None  # they are asked for on the host
-    if choice.backend == "wgsl" and choice.precision not in ("float32", "mixed"):
-        return None  # that device-resident solve computes in float32
     if analysis.has_long_rows:
         return None  # its kernels gather by place and have no loops over long rows
     if linear_solver == "pcg":
         return "conjugate gradients on the device, as requested"
+    if choice.backend == "wgsl" and choice.precision not in ("float32", "mixed"):
+        return None  # in float64 a factorisation is the safer choice
     if options.step_control != "nielsen":
         return None
     if linear_solver == "auto" and runs_on_a_gpu(choice):
@@ -336,7 +341,11 @@ def _device_engine(
     options: LevenbergMarquardtOptions,
     timings: dict[str, float],
 ) -> Engine:
-    """Everything on the GPU, the host watches; in mixed precision until float32 stagnates."""
+    """Everything on the GPU, the host watches.
+
+    In mixed precision float32 goes first. Where it stagnates, float64 follows: on the device if
+    conjugate gradients were asked for, otherwise with a factorisation on the host.
+    """
     from autograd_gpu.solvers.device_levenberg_marquardt import DeviceLevenbergMarquardt
 
     watch = Stopwatch(timings)
@@ -346,10 +355,15 @@ def _device_engine(
 
     resident = replace(choice, precision="float32")
 
-    def host(point: FloatArray) -> Engine:
+    def higher(point: FloatArray) -> Engine:
+        if linear_solver == "pcg":
+            wide = in_float64(choice)
+            reason = f"{why}, in {wide.precision}"
+            return DeviceLevenbergMarquardt(analysis, wide, point, options, watch, reason)
         return _host_engine(analysis, point, choice, linear_solver, options, timings)
 
-    return MovingUp(DeviceLevenbergMarquardt(analysis, resident, start, options, watch, why), host)
+    first = DeviceLevenbergMarquardt(analysis, resident, start, options, watch, why)
+    return MovingUp(first, higher)
 
 
 def _as_tolerances_ask(choice: BackendChoice, options: SolverOptions) -> BackendChoice:

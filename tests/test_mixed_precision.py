@@ -101,6 +101,9 @@ def test_a_resident_solve_moves_up_where_float32_stagnates_and_says_so() -> None
     assert low.precision == "float32" and high.precision == "mixed"
     why = high.linear_solver_reason
     assert "where float32 brought no more, pcg (device, block-Jacobi), all in float32" in why
+    # And the rest is on the device too.
+    assert high.linear_solver == "pcg (device, block-Jacobi)"
+    assert "conjugate gradients on the device, as requested, in float64-" in why
     # Its first steps are those of the float32 solve, bit for bit.
     moved = int(why.split("before step ")[1].split(",")[0])
     assert 2 < moved < high.iterations

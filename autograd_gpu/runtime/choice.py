@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import DeviceError, InputError
@@ -214,6 +214,19 @@ def runs_on_a_gpu(choice: BackendChoice) -> bool:
     return choice.device is not None and not choice.device.adapter.is_software
 
 
+def in_float64(choice: BackendChoice) -> BackendChoice:
+    """The same device, all in its way of float64; for a choice of mixed precision.
+
+    Raises:
+        PrecisionError: the device has none that passes the self-test.
+    """
+    from .device import default_device
+    from .self_test import require_float64
+
+    device = choice.device or default_device()
+    return replace(choice, device=device, precision=require_float64(device, "float64"))
+
+
 def open_session(
     choice: BackendChoice, groups: Sequence[BoundGroup], parameter_count: int
 ) -> Session:
@@ -231,13 +244,11 @@ def open_session(
 
         return JaxSession(groups, parameter_count, choice.precision)
     if choice.precision == "mixed":
-        from .device import default_device
         from .mixed_session import MixedSession
-        from .self_test import require_float64
 
-        device = choice.device or default_device()
-        way = require_float64(device, "float64")
-        return MixedSession(groups, parameter_count, way, device)
+        wide = in_float64(choice)
+        assert wide.device is not None
+        return MixedSession(groups, parameter_count, wide.precision, wide.device)
     from .wgsl_backend import SOLVED, WgslSession
 
     return WgslSession(groups, parameter_count, choice.precision, choice.device, SOLVED)
