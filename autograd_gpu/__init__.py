@@ -112,6 +112,7 @@ from autograd_gpu.solvers.solution import Solution, Status
 from autograd_gpu.solvers.solve import solve
 from autograd_gpu.solvers.solve_batch import BatchSolution, solve_batch
 from autograd_gpu.solvers.telemetry import telemetry
+from autograd_gpu.solvers.tune import Tuning, tune
 from autograd_gpu.solvers.warm_up import warm_up
 from autograd_gpu.trace import trace
 from autograd_gpu.training_losses import (
@@ -170,6 +171,7 @@ __all__ = [
     "SolveError",
     "Status",
     "TraceError",
+    "Tuning",
     "Value",
     "Vec2",
     "Vec3",
@@ -253,6 +255,7 @@ __all__ = [
     "telemetry",
     "trace",
     "tukey_loss",
+    "tune",
     "vjp",
     "warm_up",
     "where",

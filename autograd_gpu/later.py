@@ -5,7 +5,6 @@ from __future__ import annotations
 LATER: dict[str, str] = {
     "cache": "caches on disk",
     "probe": "reading back named intermediates",
-    "tune": "autotuning of schedules",
 }
 
 

@@ -23,14 +23,14 @@ from autograd_gpu.runtime.batch import (
     Session,
 )
 from autograd_gpu.runtime.batch_executor import BatchExecutor
-from autograd_gpu.runtime.block_assembly import BlockAssembly, SharedAssembly
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.runtime.external_session import ExternalSession
 from autograd_gpu.runtime.host_assembly import HostAssembly
 from autograd_gpu.runtime.numpy_backend import NumpySession
 from autograd_gpu.solvers.bounds import make_box
 from autograd_gpu.solvers.external import BoundExternal, ExternalGroup
-from autograd_gpu.solvers.normal_equations import Gram, NormalEquations, RowGram, nearly_full
+from autograd_gpu.solvers.host_schedules import chosen_gram, gram_of, measured_lanes
+from autograd_gpu.solvers.normal_equations import Gram, NormalEquations, RowGram
 from autograd_gpu.solvers.residual_group import ResidualGroup, binding_of
 from autograd_gpu.solvers.retraction import Movable, Retraction
 from autograd_gpu.solvers.selection import ParameterArray
@@ -291,17 +291,8 @@ class Analysis:
         """What sums JᵀJ: by shared blocks, by blocks, or by entries of J."""
         if self.energies:
             return self._gram_with_energies()
-        if not self.has_long_rows:  # whose elements have as many columns as they have items
-            blocks = self.unknown_blocks
-            full = nearly_full(self.column_count, blocks.fill)
-            if full and blocks.shared:
-                return SharedAssembly(blocks.starts, blocks.groups)
-            if not full and blocks.pays:
-                return BlockAssembly(blocks.starts, blocks.groups)
-        return RowGram(
-            self.indptr, self.indices, self.column_count,
-            select=lambda values, residuals: (self.free_values(values), residuals),
-        )  # fmt: skip
+        # Elements over long rows have as many columns as they have items.
+        return gram_of(self, "jacobian") if self.has_long_rows else chosen_gram(self)
 
     def _gram_with_energies(self) -> Gram:
         indptr, indices = self._energy_pattern
@@ -385,7 +376,8 @@ class Analysis:
         if not groups:  # energies have sessions of their own
             return NumpySession((), self.parameter_count, "float64")
         if self._limits is None:
-            return open_session(choice, groups, self.parameter_count)
+            lanes = measured_lanes(groups) if choice.backend == "numba" else None
+            return open_session(choice, groups, self.parameter_count, lanes)
         return BatchExecutor(groups, self.parameter_count, choice, self._limits)
 
     @cached_property
@@ -431,6 +423,14 @@ class Analysis:
                 return f"energy {group.name!r}, element {group.element(element)}"
             element -= group.count
         return f"element {element} of the energies"
+
+    def forget_schedules(self) -> None:
+        """Choose the schedules of sums on the host again, when they are next needed."""
+        if self._origin is not None:
+            self._origin.forget_schedules()
+        self.__dict__.pop("normal_equations", None)
+        for key in [k for k in self._sessions if k[0] == "numba"]:
+            self._sessions.pop(key).close()
 
     def close(self) -> None:
         """Free the sessions."""

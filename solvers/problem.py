@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from autograd_gpu.solvers.audit import Audit
     from autograd_gpu.solvers.covariance import Covariance
     from autograd_gpu.solvers.evaluation import Evaluation
+    from autograd_gpu.solvers.explanation import Explanation
     from autograd_gpu.solvers.gradient_check import GradientCheck
 
 
@@ -527,9 +528,23 @@ class Problem:
 
         return audit(self, backend, precision, against, reference_precision, device)
 
-    def explain(self) -> Any:
-        """Not available yet."""
-        raise NotImplementedError("Problem.explain: why a schedule was chosen")
+    def explain(
+        self, backend: str = "auto", precision: str = "auto", device: Device | str | None = None
+    ) -> Explanation:
+        """How each residual group is computed, what else there was, and why it was chosen.
+
+        Args:
+            backend: as for ``ag.solve``.
+            precision: as for ``ag.solve``.
+            device: as for ``ag.solve``.
+
+        Returns:
+            schedules with estimates and, after ``ag.tune``, measurements; print it, or ask
+            ``.decisions`` or ``.as_dict()``.
+        """
+        from autograd_gpu.solvers.explanation import explain
+
+        return explain(self, backend, precision, device)
 
     def __repr__(self) -> str:
         arrays = ", ".join(f"{n} {a.values.shape}" for n, a in self._parameters.items())

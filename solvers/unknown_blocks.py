@@ -19,12 +19,8 @@ from autograd_gpu.codegen.kernel import Kernel, Product, SlotKind
 from autograd_gpu.runtime.batch import BoundGroup, IndexArray, ParameterBinding
 from autograd_gpu.runtime.block_assembly import GroupPlaces
 
-# A sum by blocks may take so many times the multiply-adds of one by entries.
+# A sum by blocks may take so many times the multiply-adds of one by entries, and the memory.
 _PADDING = 2
-# Multiply-adds per incidence from which on sums by blocks are as fast as those by entries, measured
-# on meshes (18 to 36, half as fast) and on bundle adjustment (156, faster, and 10 times in finding
-# the pattern).
-_LEAST_PRODUCTS = 60
 # Elements with more rows x places x places are whole problems: sums by entries.
 _LARGEST_TABLE = 1 << 22
 
@@ -42,22 +38,22 @@ class UnknownBlocks:
     groups: tuple[GroupPlaces, ...]
 
     @property
-    def pays(self) -> bool:
-        """Whether sums by blocks are faster than by entries; they need each block once an element.
+    def possible(self) -> bool:
+        """Whether sums by blocks can be made; they need each block once an element.
 
-        What they add per incidence of an element and a block has to be worth looking up where.
+        Whether they pay is decided with the other schedules (``host_schedules``).
         """
         if any(g.rows * len(g.columns) ** 2 > _LARGEST_TABLE for g in self.groups):
             return False
         products = sum(g.count * int(g.products.sum()) for g in self.groups)
-        incidences = sum(g.count * len(g.columns) for g in self.groups)
-        by_entries = sum(
-            g.count * int((np.bincount(g.entries[:, 0]).astype(np.int64) ** 2).sum())
-            for g in self.groups
-        )
-        return _LEAST_PRODUCTS * incidences <= products <= _PADDING * by_entries and not any(
-            map(_repeats, self.groups)
-        )
+        entries = sum(map(self.by_entries, self.groups))
+        return products <= _PADDING * entries and not any(map(_repeats, self.groups))
+
+    @staticmethod
+    def by_entries(group: GroupPlaces) -> int:
+        """Multiply-adds of JᵀJ over the entries of J."""
+        in_row = np.bincount(group.entries[:, 0]).astype(np.int64)
+        return group.count * int((in_row**2).sum())
 
     @property
     def fill(self) -> float:

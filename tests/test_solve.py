@@ -494,9 +494,3 @@ def test_later_names_say_what_they_will_be(name: str) -> None:
 
 def test_unknown_names_are_plain_attribute_errors() -> None:
     assert not hasattr(ag, "no_such_name")
-
-
-@pytest.mark.parametrize("name", ["explain"])
-def test_later_methods_of_a_problem_are_named(name: str) -> None:
-    with pytest.raises(NotImplementedError, match=rf"Problem\.{name}: \w+"):
-        getattr(rosenbrock(), name)()

@@ -228,9 +228,20 @@ def in_float64(choice: BackendChoice) -> BackendChoice:
 
 
 def open_session(
-    choice: BackendChoice, groups: Sequence[BoundGroup], parameter_count: int
+    choice: BackendChoice,
+    groups: Sequence[BoundGroup],
+    parameter_count: int,
+    lanes: Sequence[int] | None = None,
 ) -> Session:
-    """Compile and upload what a choice needs."""
+    """Compile and upload what a choice needs.
+
+    Args:
+        choice: backend, precision and device.
+        groups: what to evaluate.
+        parameter_count: length of the parameter vector.
+        lanes: ``numba``: elements of each group that are computed side by side; by their number
+            if None.
+    """
     if choice.backend == "numpy":
         from .numpy_backend import NumpySession
 
@@ -238,7 +249,7 @@ def open_session(
     if choice.backend == "numba":
         from .numba_backend import NumbaSession
 
-        return NumbaSession(groups, parameter_count, choice.precision)
+        return NumbaSession(groups, parameter_count, choice.precision, lanes=lanes)
     if choice.backend == "jax":
         from .jax_backend import JaxSession
 

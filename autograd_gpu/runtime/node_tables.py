@@ -6,6 +6,7 @@ Parameters travel through ``pack`` and ``unpack``, so callers see no order but t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,14 @@ class NodeTables(NodeIncidences):
     ) -> None:
         super().__init__(arrays, groups, parameters, damping, schedules, precision)
         self._fill()
+
+    def rescheduled(self, schedules: Sequence[Schedule]) -> NodeTables:
+        """The same problem and orders with other schedules, one per group or one for all."""
+        other = copy(self)
+        wanted = tuple(schedules) * (len(self.groups) if len(schedules) == 1 else 1)
+        other._schedule(wanted, self.structure.damping, self.structure.precision)
+        other._fill()
+        return other
 
     # -- tables --------------------------------------------------------------------------------
 

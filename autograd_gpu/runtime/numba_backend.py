@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codegen.kernel import Kernel, Product
-from ..codegen.lanes import FEWEST_ELEMENTS
+from ..codegen.lanes import FEWEST_ELEMENTS, LANES
 from ..codegen.layout import ControlBlock, SlotWords
 from ..codegen.render import Source, render_lanes, render_stages
 from ..codegen.stages import OP_BUDGET, exceeds
@@ -216,7 +216,8 @@ class NumbaSession(SessionContext):
         parameter_count: length of the parameter vector.
         precision: ``float32`` or ``float64``.
         op_budget: operations of one kernel text, at most; ``OP_BUDGET`` if None.
-        lanes_from: batches of this many elements run several at once.
+        lanes_from: batches of this many elements run several at once …
+        lanes: … unless this says for each group how many.
     """
 
     def __init__(
@@ -226,8 +227,10 @@ class NumbaSession(SessionContext):
         precision: str,
         op_budget: int | None = None,
         lanes_from: int = FEWEST_ELEMENTS,
+        lanes: Sequence[int] | None = None,
     ) -> None:
-        self._lanes_from = lanes_from
+        by_number = [LANES if g.count >= lanes_from else 1 for g in groups]
+        self._lanes = by_number if lanes is None else list(lanes)
         self._groups = list(groups)
         self._op_budget = op_budget
         self._precision = precision
@@ -247,10 +250,10 @@ class NumbaSession(SessionContext):
         """Generated text of each distinct kernel compiled so far."""
         return tuple(self._sources.values())
 
-    def _kernel(self, group: BoundGroup, product: Product) -> Callable[..., Any]:
-        kernel = group.kernel(product)
+    def _kernel(self, k: int, product: Product) -> Callable[..., Any]:
+        kernel = self._groups[k].kernel(product)
         whole = not exceeds(kernel, self._op_budget or OP_BUDGET["numba"])
-        if group.count >= self._lanes_from and whole:
+        if self._lanes[k] > 1 and whole:
             source = render_lanes(kernel, self._precision)
             if source is not None:
                 self._sources[source.key] = source
@@ -271,9 +274,9 @@ class NumbaSession(SessionContext):
 
     def prepare(self) -> None:
         """Compile what a solve needs, so that compiling is not booked as evaluating."""
-        for group in self._groups:
+        for k in range(len(self._groups)):
             for product in (Product.RESIDUAL, Product.RESIDUAL_JACOBIAN):
-                self._kernel(group, product)
+                self._kernel(k, product)
 
     def _plan(self, product: Product) -> list[_Launch]:
         """What a product launches, found once: small problems are solved again and again."""
@@ -283,7 +286,7 @@ class NumbaSession(SessionContext):
             for k, (group, arrays) in enumerate(zip(self._groups, self._arrays, strict=True)):
                 jacobian = self._host.group_jacobian(k) if with_jacobian else self._nothing
                 output = (self._host.group_residuals(k), jacobian)
-                kernel = self._kernel(group, product)
+                kernel = self._kernel(k, product)
                 # A few large ranges per thread: balanced, and little work for the pool.
                 pieces = max(1, min(4 * available_threads(), math.ceil(group.count / CHUNK)))
                 bounds = [group.count * p // pieces for p in range(pieces + 1)]
@@ -338,8 +341,8 @@ class NumbaSession(SessionContext):
         x = np.ascontiguousarray(parameters, self._real)
         tasks: list[Callable[[], None]] = []
         sums: list[NDArray[np.float64]] = []
-        for group, arrays in zip(self._groups, self._arrays, strict=True):
-            kernel = self._kernel(group, Product.COST)
+        for k, (group, arrays) in enumerate(zip(self._groups, self._arrays, strict=True)):
+            kernel = self._kernel(k, Product.COST)
             arguments = (arrays.control, x, arrays.indices, arrays.data)
             chunks = math.ceil(group.count / CHUNK)
             partial_sums = np.zeros(chunks)

@@ -88,11 +88,13 @@ class ScheduleChooser:
         purpose: ``solve``, ``gradient`` or ``assembly``.
         where: the device.
         fixed: schedules asked for, one per group or one for all; None to choose.
+        measured: take what was measured, where anything was.
     """
 
     purpose: str
     where: DeviceIdentity
     fixed: tuple[Schedule, ...] | None = None
+    measured: bool = True
 
     def __call__(self, groups: Sequence[GroupFeatures]) -> tuple[Schedule, ...]:
         """One schedule per group."""
@@ -106,7 +108,7 @@ class ScheduleChooser:
         """
         if self.fixed is not None:
             return self._asked_for(groups)
-        measured = self.recall(groups)
+        measured = self.recall(groups) if self.measured else None
         decisions = self._by_model(groups)
         if measured is None:
             return decisions
