@@ -82,6 +82,7 @@ from autograd_gpu.grids import Grid2D, Grid3D
 from autograd_gpu.ir import Graph
 from autograd_gpu.later import refuse as __getattr__  # noqa: F401 - asked for absent names
 from autograd_gpu.matrices import determinant, inverse
+from autograd_gpu.probes import probe
 from autograd_gpu.quaternion import Quaternion
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.rewrite import simplify
@@ -235,6 +236,7 @@ __all__ = [
     "norm",
     "normalize",
     "pow",
+    "probe",
     "reciprocal",
     "relu",
     "round",

@@ -10,7 +10,7 @@ convolution interpolation for digital image processing", a = -1/2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import InputError, ShapeError, TraceError
 from .ir import Builder
 from .scalar import Scalar, user_line
+
+if TYPE_CHECKING:
+    from .probes import Probe
 
 FloatArray = NDArray[np.float64]
 
@@ -29,13 +32,17 @@ class SamplingBuilder(Builder):
 
     Args:
         first: number of the function's own arguments.
+
+    Attributes:
+        probes: what ``ag.probe`` named, by name.
     """
 
-    __slots__ = ("first", "samples")
+    __slots__ = ("first", "probes", "samples")
 
     def __init__(self, first: int) -> None:
         super().__init__()
         self.first = first
+        self.probes: dict[str, Probe] = {}
         self.samples: list[tuple[_Grid, tuple[int, ...]]] = []
 
     def sample(self, grid: _Grid, coordinates: tuple[int, ...]) -> Scalar:

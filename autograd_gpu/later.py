@@ -4,7 +4,6 @@ from __future__ import annotations
 
 LATER: dict[str, str] = {
     "cache": "caches on disk",
-    "probe": "reading back named intermediates",
 }
 
 

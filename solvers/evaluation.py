@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +11,7 @@ import numpy as np
 from autograd_gpu.errors import DeviceError, KernelError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import choose_backend
+from autograd_gpu.solvers.probe_values import Probes, probe_values
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -36,6 +37,7 @@ class Evaluation:
         energy_hessian: sum of their Hessians as they are (not projected), sparse CSR; or None.
         backend, precision, device: where it was computed.
         reason: why there.
+        probes: values that ``ag.probe`` named, by name; ``(elements, *shape)``.
     """
 
     residuals: FloatArray
@@ -47,6 +49,7 @@ class Evaluation:
     reason: str
     energy_gradient: FloatArray | None = None
     energy_hessian: csr_array[Any] | None = None
+    probes: Probes = field(default_factory=Probes)
 
     @cached_property
     def gradient(self) -> FloatArray:
@@ -105,6 +108,7 @@ def _evaluated(problem: Problem, analysis: Analysis, choice: BackendChoice) -> E
         reason=choice.reason,
         energy_gradient=gradient,
         energy_hessian=curvature,
+        probes=probe_values([*problem.groups, *problem.energies], analysis.base, choice, x),
     )
 
 

@@ -16,6 +16,7 @@ from autograd_gpu.errors import InputError, ShapeError, TraceError
 from autograd_gpu.grids import SamplingBuilder
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.losses import Loss
+from autograd_gpu.probes import ProbedGraph, probed_graph
 from autograd_gpu.rewrite import RULES
 from autograd_gpu.runtime.batch import (
     Binding,
@@ -72,6 +73,7 @@ class ResidualGroup:
         traced_arguments: how many of ``arguments``, from the first, are those of ``fn``.
         lengths: over long rows the number of items of each element, of which it has room for ...
         capacity: ... so many.
+        probes: what ``ag.probe`` named in the function, if anything.
     """
 
     name: str
@@ -86,6 +88,7 @@ class ResidualGroup:
     traced_arguments: int = 0
     lengths: IndexArray | None = None
     capacity: int = 0
+    probes: ProbedGraph | None = None
 
     @property
     def parts(self) -> tuple[ResidualGroup, ...]:
@@ -208,6 +211,11 @@ def trace_group(
     with named_group(title):
         graph = trace_shapes(fn, described, title, builder)
     if builder.samples:
+        if builder.probes:
+            raise TraceError(
+                f"residuals {title!r}: probes {next(iter(builder.probes))!r} and samples a grid; a "
+                "function that samples grids has no probes"
+            )
         if sampled is None or loss is not None:
             raise TraceError(
                 f"residuals {title!r}: samples a grid, which works in residuals without loss; "
@@ -215,7 +223,8 @@ def trace_group(
             )
         return sampled(graph, builder)
     group = group_of(graph, gathered, count, weight, loss, title)
-    return replace(group, fn=fn, traced_arguments=len(gathered))
+    probes = probed_graph(builder, builder.probes, described, title)
+    return replace(group, fn=fn, traced_arguments=len(gathered), probes=probes)
 
 
 @contextmanager

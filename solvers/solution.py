@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.solvers.group_costs import GroupCost, GroupCosts
+from autograd_gpu.solvers.probe_values import Probes
 
 
 class Status(StrEnum):
@@ -94,6 +95,7 @@ class Solution:
             meaning; of either sign at an equality.
         constraint_violation: the largest, in units of the constraint; 0 without constraints.
         faults: what went wrong on a device, and how the solve went on, in order.
+        probes: values at ``values`` that ``ag.probe`` named, by name.
         costs_of_groups: gives ``groups`` when it is first asked for.
     """
 
@@ -120,6 +122,7 @@ class Solution:
     multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
     constraint_violation: float = 0.0
     faults: tuple[str, ...] = ()
+    probes: Probes = field(default_factory=Probes)
     costs_of_groups: GroupCosts = field(
         default_factory=lambda: GroupCosts(tuple), repr=False, compare=False
     )

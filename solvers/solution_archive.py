@@ -11,10 +11,11 @@ from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.solvers.archive import ArchiveReader, ArchiveWriter, from_number, number
 from autograd_gpu.solvers.group_costs import GroupCost, GroupCosts
+from autograd_gpu.solvers.probe_values import Probes
 from autograd_gpu.solvers.solution import IterationRecord, KernelSummary, Solution, Status
 
 KIND = "solution"
-_ARRAYS = ("values", "bound_multipliers", "multipliers")
+_ARRAYS = ("values", "bound_multipliers", "multipliers", "probes")
 _APART = (*_ARRAYS, "timings", "history", "kernels", "costs_of_groups", "status")
 
 
@@ -55,6 +56,7 @@ def read_solution(path: str | os.PathLike[str]) -> Solution:
     """The solution of a file; see ``Solution.load``."""
     archive = ArchiveReader(path, KIND)
     content = dict(archive.content)
+    content.setdefault("probes", {})  # files of earlier versions have none
     try:
         arrays: dict[str, dict[str, FloatArray]] = {
             name: {key: archive.array(array) for key, array in content.pop(name).items()}
@@ -72,6 +74,7 @@ def read_solution(path: str | os.PathLike[str]) -> Solution:
         )
         rest["faults"] = tuple(rest.get("faults", ()))
         return Solution(
+            probes=Probes(arrays.pop("probes")),
             **arrays,
             **rest,
             history=history,

@@ -35,6 +35,7 @@ from autograd_gpu.solvers.linear_solvers import (
 from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.methods import METHODS, GradientMethod, check_method, choose_method
 from autograd_gpu.solvers.options import SolverOptions
+from autograd_gpu.solvers.probe_values import probe_values
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
 from autograd_gpu.solvers.recovery import Recovery, with_damping
@@ -426,5 +427,6 @@ def _solution(
         multipliers=whole.multipliers,
         constraint_violation=whole.violation,
         faults=tuple(recovery.faults),
+        probes=probe_values([*problem.groups, *problem.energies], present.base, choice, final),
         costs_of_groups=GroupCosts(lambda: group_costs(residuals, energies, final)),
     )
