@@ -91,6 +91,7 @@ from autograd_gpu.runtime.batch_executor import GPUBatchExecutor
 from autograd_gpu.runtime.choice import enable_gpu
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.scalar import Scalar
+from autograd_gpu.solvers.asynchronous import evaluate_async, solve_async
 from autograd_gpu.solvers.compiled_residuals import CompiledResiduals, CompiledResidualsGPU
 from autograd_gpu.solvers.curve_fit import curve_fit
 from autograd_gpu.solvers.dogleg import DoglegOptions
@@ -203,6 +204,7 @@ __all__ = [
     "enable_gpu",
     "erf",
     "estimation",
+    "evaluate_async",
     "exp",
     "expm1",
     "floor",
@@ -248,6 +250,7 @@ __all__ = [
     "sinh",
     "softplus",
     "solve",
+    "solve_async",
     "solve_batch",
     "sqrt",
     "square",

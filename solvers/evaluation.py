@@ -69,16 +69,17 @@ def evaluate(
     """Evaluate at the problem's current parameters; see ``Problem.evaluate``."""
     from autograd_gpu.solvers.recovery import Recovery
 
-    analysis = problem.analysis()
-    size = analysis.row_count + sum(g.count for g in analysis.energies)
-    choice = choose_backend(backend, precision, problem.device(device), size)
-    try:
-        return _evaluated(problem, analysis, choice)
-    except (DeviceError, KernelError) as error:
-        recovery = Recovery(choice, free=backend == "auto" and device is None)
-        with recovery.of(analysis):
-            recovery.move(error, analysis, "while it evaluated", "the same point")
-            return _evaluated(problem, analysis, recovery.choice)
+    with problem.alone:
+        analysis = problem.analysis()
+        size = analysis.row_count + sum(g.count for g in analysis.energies)
+        choice = choose_backend(backend, precision, problem.device(device), size)
+        try:
+            return _evaluated(problem, analysis, choice)
+        except (DeviceError, KernelError) as error:
+            recovery = Recovery(choice, free=backend == "auto" and device is None)
+            with recovery.of(analysis):
+                recovery.move(error, analysis, "while it evaluated", "the same point")
+                return _evaluated(problem, analysis, recovery.choice)
 
 
 def _evaluated(problem: Problem, analysis: Analysis, choice: BackendChoice) -> Evaluation:

@@ -11,7 +11,7 @@ import numpy as np
 from autograd_gpu.codegen.kernel import topology_of
 from autograd_gpu.errors import InputError
 from autograd_gpu.probes import ProbedGraph
-from autograd_gpu.runtime.batch import BoundGroup, FloatArray
+from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.solvers.residual_group import ResidualGroup, binding_of, slot_of
 
@@ -120,8 +120,8 @@ def _joined(name: str, pieces: Sequence[tuple[ResidualGroup, FloatArray]]) -> di
     return {name: values[np.argsort(elements, kind="stable")]}
 
 
-def _elements(group: ResidualGroup) -> FloatArray:
-    return np.arange(group.count) if group.elements is None else group.elements
+def _elements(group: ResidualGroup) -> IndexArray:
+    return np.arange(group.count, dtype=np.int64) if group.elements is None else group.elements
 
 
 def _lengths(group: ResidualGroup) -> str:

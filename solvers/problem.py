@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -50,6 +51,7 @@ class Problem:
         batch_limits: how batches are cut, and which are too small for a kernel; None for one
             launch a group.
         revision: counts changes of structure and data.
+        alone: held by whoever solves or evaluates; another thread waits for its turn.
     """
 
     def __init__(self) -> None:
@@ -57,6 +59,7 @@ class Problem:
         self._batches = BatchStore()
         self._analysis: Analysis | None = None
         self.revision = 0
+        self.alone = threading.RLock()
         self._solves = 0
         self._retired: list[Analysis] = []
         self._devices: dict[str, Device] = {}

@@ -101,7 +101,7 @@ def solve(
     if callback is not None and not callable(callback):
         raise InputError(f"callback: got {type(callback).__name__}, expected a function")
     began = time.perf_counter()
-    with request.structure() as analysis:
+    with problem.alone, request.structure() as analysis:
         plan = request.plan(analysis)
         choice, chosen = plan.choice, plan.options
         timings: dict[str, float] = {}
