@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
@@ -17,21 +18,39 @@ def available_threads() -> int:
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(available_threads(), thread_name_prefix="autograd_gpu")
+    return ThreadPoolExecutor(max(1, available_threads() - 1), thread_name_prefix="autograd_gpu")
 
 
 def run_in_threads(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run the tasks, in this thread if there is only one; the first error is raised here."""
-    if len(tasks) == 1:
-        tasks[0]()
-        return
-    futures = [_pool().submit(task) for task in tasks]
+    """Run the tasks, in this thread too; the first error is raised here, after all have ended.
+
+    A thread that only waits gives its core to the one that it wakes first, and then both others may
+    sit on that core for some milliseconds: evaluating W3 took 3.0 ms on two cores in place of 1.8.
+    """
+    left = deque(tasks)
+    beside = [
+        _pool().submit(_work_off, left) for _ in range(min(available_threads(), len(tasks)) - 1)
+    ]
     try:
-        for future in futures:
-            future.result()
-    except BaseException:
-        # Interrupted or failed: nothing may write to its arrays any more when this returns.
-        for future in futures:
-            future.cancel()
-        wait(futures)
-        raise
+        _work_off(left)
+    finally:
+        # Interrupted or failed: nothing may write to its arrays any more when this returns. Who
+        # has not begun would find nothing to do.
+        begun = [future for future in beside if not future.cancel()]
+        wait(begun)
+    for future in begun:
+        future.result()
+
+
+def _work_off(left: deque[Callable[[], None]]) -> None:
+    """Take tasks and run them until none is left; after an error nobody takes another one."""
+    while True:
+        try:
+            task = left.popleft()
+        except IndexError:
+            return
+        try:
+            task()
+        except BaseException:
+            left.clear()
+            raise
