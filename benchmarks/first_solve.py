@@ -1,13 +1,16 @@
 """The first solve of a residual function that nobody has seen: tracing, differentiation, compiling.
 
-``python -m benchmarks.first_solve [--adapter NAME] [--ops 400] [--repeats 5] [--out FILE]``. Every
+``python -m benchmarks.first_solve [--adapter NAME] [--ops 400] [--functions 0.1,0.4] [--repeats 5]
+[--out FILE]``. ``--functions`` are shares of elementary functions (sin, tanh, exp) among the
+operations; each is some thirty instructions, which drivers compile wherever it is called. Every
 repetition makes another random function of about that many operations, so nothing is in any cache,
 not even the driver's; the folder of caches on disk is a new one. The device is open, and one solve
 of a small problem has been made before, so libraries are loaded. Beside it, where JAX is
 installed: the first call of its ``jit`` of the same function with its Jacobian, for a batch.
 
 What is written is the median, and where the time went: tracing, simplification and kernels (ours),
-and the driver's compilation. The first solve takes one step of Levenberg-Marquardt.
+and the driver's compilation, which runs in parallel, so that its kernels add up to more than it
+took. The first solve takes one step of Levenberg-Marquardt.
 """
 
 from __future__ import annotations
@@ -33,32 +36,31 @@ ELEMENTS = 4000
 OPTIONS = ag.LevenbergMarquardtOptions(max_iterations=1)
 
 
-def random_residual(ops: int, seed: int) -> Callable[[Any, Any, Any, Any], list[Any]]:
+def random_residual(ops: int, seed: int, share: float) -> Callable[[Any, Any, Any, Any], list[Any]]:
     """A function ``(m, p, q, d)`` of ``ops`` operations and 3 residuals; ``m`` has sin, tanh, exp.
 
-    Every operation takes the last value, so that none is left out, and most an earlier one. Every
-    third is a tanh, which keeps values of order 1 at any depth.
+    Every operation takes the last value, so that none is left out, and most an earlier one. A
+    ``share`` of them, evenly spread, are elementary functions.
     """
     generator = np.random.default_rng(seed)
-    kinds = generator.integers(0, 6, ops)
+    functions = np.diff(np.floor(share * np.arange(ops + 1)).astype(int)) > 0
+    kinds = generator.integers(0, 4, ops)
     others = generator.random(ops)
 
     def residual(m: Any, p: Any, q: Any, d: Any) -> list[Any]:
         values = [p[0], p[1], p[2], q[0], q[1], q[2], d]
         for k in range(ops):
             x, y = values[-1], values[int(others[k] * (len(values) - 1))]
-            if k % 3 == 2:
-                values.append(m.tanh(x))
+            if functions[k]:
+                values.append((m.sin, m.tanh, m.sin, lambda v: m.exp(-v * v))[kinds[k]](x))
             elif kinds[k] == 0:
-                values.append(m.sin(x))
-            elif kinds[k] == 1:
-                values.append(m.exp(x) if k % 3 == 0 else x - y)
-            elif kinds[k] == 2:
                 values.append(x + y)
-            elif kinds[k] == 3:
+            elif kinds[k] == 1:
                 values.append(y - x)
-            else:
+            elif kinds[k] == 2:
                 values.append(x * y)
+            else:  # keeps values of order 1 at any depth
+                values.append(0.5 * x)
         return values[-3:]
 
     return residual
@@ -72,9 +74,8 @@ class Seconds:
 
     def hear(self, event: Event) -> None:
         """Add an event."""
-        self.of[f"{event.kind} {event.name}" if event.kind == "generate" else event.kind] += (
-            event.seconds
-        )
+        if event.kind in ("generate", "compile"):
+            self.of[f"{event.kind}: {event.name.partition('-')[2] or event.name}"] += event.seconds
 
 
 def numbers(elements: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,10 +83,10 @@ def numbers(elements: int) -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(0).normal(size=(elements + 1, 3)), np.linspace(0.2, 1.0, elements)
 
 
-def problem_of(ops: int, seed: int, elements: int) -> ag.Problem:
+def problem_of(ops: int, seed: int, elements: int, share: float = 0.1) -> ag.Problem:
     """A chain of points, an element for each pair."""
     points, data = numbers(elements)
-    residual = random_residual(ops, seed)
+    residual = random_residual(ops, seed, share)
     problem = ag.Problem()
     x = problem.parameters("x", points)
     problem.add_residuals(lambda p, q, d: residual(ag, p, q, d), x[:-1], x[1:], data)
@@ -93,13 +94,13 @@ def problem_of(ops: int, seed: int, elements: int) -> ag.Problem:
 
 
 def first_solve(
-    ops: int, seed: int, elements: int, solver: str, where: dict[str, Any]
+    ops: int, seed: int, elements: int, share: float, solver: str, where: dict[str, Any]
 ) -> tuple[dict[str, float], int]:
     """Seconds of phases of a first solve, ``total`` among them, and operations of the residual."""
     heard = Seconds()
     listen(heard)
     began = time.perf_counter()
-    problem = problem_of(ops, seed, elements)
+    problem = problem_of(ops, seed, elements, share)
     built = time.perf_counter()
     solution = ag.solve(problem, options=OPTIONS, linear_solver=solver, **where)
     total = time.perf_counter() - began
@@ -112,7 +113,7 @@ def first_solve(
     )
 
 
-def jax_first_call(ops: int, seed: int, elements: int) -> tuple[float, float] | None:
+def jax_first_call(ops: int, seed: int, elements: int, share: float) -> tuple[float, float] | None:
     """Seconds of the first call of JAX's jit of residuals and Jacobian, and of a second one."""
     try:
         jax: Any = importlib.import_module("jax")
@@ -120,7 +121,7 @@ def jax_first_call(ops: int, seed: int, elements: int) -> tuple[float, float] | 
         return None
     jnp = jax.numpy
     points, data = numbers(elements)
-    residual = random_residual(ops, seed)
+    residual = random_residual(ops, seed, share)
 
     def both(p: Any, q: Any, d: Any) -> tuple[Any, Any]:
         def of(pq: Any) -> Any:
@@ -147,28 +148,33 @@ def medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def measure(record: Recorder, chosen: argparse.Namespace, where: dict[str, Any]) -> None:
-    """First solves by each linear solver, and JAX."""
+    """First solves with each share of functions by each linear solver, and JAX."""
     elements = chosen.elements
-    for k, solver in enumerate(("pcg", "auto")):
-        first_solve(10, 1000 + k, 100, solver, where)  # loads what is loaded once a process
+    shares = [float(share) for share in chosen.functions.split(",")]
+    cases = [(share, solver) for share in shares for solver in chosen.solvers.split(",")]
+    for k, (share, solver) in enumerate(cases):
+        first_solve(10, 1000 + k, 100, share, solver, where)  # what is loaded once a process
         runs = [
-            first_solve(chosen.ops, 10 * k + seed, elements, solver, where)
+            first_solve(chosen.ops, 10 * k + seed, elements, share, solver, where)
             for seed in range(chosen.repeats)
         ]
         ops = int(np.median([count for _, count in runs]))
         found = medians([seconds for seconds, _ in runs])
         note = f"median of {len(runs)} functions of about {ops} operations, {elements} elements"
-        key = f"first_solve/{solver}"
+        key = f"first_solve/{share:.0%}_functions/{solver}"
         record.add(key, found.pop("total"), "s", note=note)
         for phase, seconds in found.items():
             record.add(f"{key}/{phase}", seconds, "s")
-    peers = [jax_first_call(chosen.ops, seed, elements) for seed in range(-(-chosen.repeats // 2))]
-    calls = [peer for peer in peers if peer is not None]
-    if calls:
-        jax: Any = importlib.import_module("jax")
-        note = f"residuals and Jacobian alone, no solve; on {jax.devices()[0].device_kind}"
-        record.add("first_solve/jax_jit", float(np.median([c[0] for c in calls])), "s", note=note)
-        record.add("first_solve/jax_again", float(np.median([c[1] for c in calls])), "s")
+    for share in shares:
+        seeds = range(-(-chosen.repeats // 2))
+        peers = [jax_first_call(chosen.ops, seed, elements, share) for seed in seeds]
+        calls = [peer for peer in peers if peer is not None]
+        if calls:
+            jax: Any = importlib.import_module("jax")
+            note = f"residuals and Jacobian alone, no solve; on {jax.devices()[0].device_kind}"
+            key = f"first_solve/{share:.0%}_functions/jax"
+            record.add(f"{key}_jit", float(np.median([c[0] for c in calls])), "s", note=note)
+            record.add(f"{key}_again", float(np.median([c[1] for c in calls])), "s")
 
 
 def main() -> None:
@@ -178,6 +184,8 @@ def main() -> None:
     parser.add_argument("--ops", type=int, default=400)
     parser.add_argument("--elements", type=int, default=ELEMENTS)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--functions", default="0.1,0.4")
+    parser.add_argument("--solvers", default="pcg")
     parser.add_argument("--backend", default="wgsl")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--commit")

@@ -23,7 +23,7 @@ from autograd_gpu.codegen.scatter_kernels import (
     partial_sums,
     triangle,
 )
-from autograd_gpu.codegen.solve_kernels import linearize_elements
+from autograd_gpu.codegen.solve_kernels import record_kernel
 from autograd_gpu.codegen.solve_layout import STATE_WORDS
 from autograd_gpu.codegen.solve_program import SolveSizes, padded, pipeline_of, running_total
 
@@ -105,7 +105,7 @@ def operator_program(sizes: OperatorSizes) -> Program:
     # Nodes that gather load what a first dispatch stored; elements always recompute.
     stored = None
     if sizes.structure.gathers:
-        stored = linearize_elements(sizes.structure.solve)
+        stored = record_kernel(sizes.structure.solve)
     pipelines = [] if stored is None else [pipeline_of(stored)]
     sequences: dict[str, SequenceSpec] = {}
     for product in PRODUCTS:

@@ -440,6 +440,19 @@ def _quads(numbers: tuple[str, ...], zero: str) -> list[str]:
     return [", ".join(filled[k : k + 4]) for k in range(0, len(filled), 4)]
 
 
+@lru_cache(maxsize=64)
+def record_kernel(structure: SolveStructure) -> SolveKernel | None:
+    """``linearize_elements`` for programs that need no other kernel of a solve."""
+    if not any(group.stored for group in structure.groups):
+        return None
+    made = kept_kernels(
+        "record kernel",
+        structure_key(structure),
+        lambda: [kernel for kernel in (linearize_elements(structure),) if kernel],
+    )
+    return made["linearize_elements"]
+
+
 def linearize_elements(structure: SolveStructure) -> SolveKernel | None:
     """Records of the groups that store them; None if there is no such group."""
     groups: list[dict[str, Any]] = []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from autograd_gpu import disk_cache
 from autograd_gpu.codegen import kept as module
 from autograd_gpu.codegen import kernel as kernels
 from autograd_gpu.codegen import render as rendering
+from autograd_gpu.codegen.coarse_space import CoarseStructure
+from autograd_gpu.codegen.incidence import GroupStructure, SolveStructure
 from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.kernel import Product, make_kernel, parameter_slot, topology_of
 from autograd_gpu.codegen.render import Source, render, render_lanes, render_stages
+from autograd_gpu.codegen.scatter_kernels import OperatorStructure
 from autograd_gpu.disk_cache import FOLDER_VARIABLE
 from autograd_gpu.events import Event, leave, listen
 
@@ -175,6 +179,16 @@ def test_the_digest_covers_modules_and_templates() -> None:
         "element.wgsl.j2",
         "lanes.py.j2",
     } <= set(read)
+
+
+def test_keys_name_every_field_that_text_depends_on() -> None:
+    """A field added to one of these belongs into ``group_key`` or ``structure_key`` as well."""
+    names = {f.name for f in fields(GroupStructure)}
+    assert names == {"kernel", "residual", "slots", "stored", "blocks"}
+    names = {f.name for f in fields(SolveStructure)}
+    assert names == {"node_sets", "groups", "kinds", "damping", "workgroup_size"}
+    assert {f.name for f in fields(CoarseStructure)} == {"solve", "modes"}
+    assert {f.name for f in fields(OperatorStructure)} == {"solve", "accumulations", "teams"}
 
 
 def test_a_folder_that_others_can_write_is_not_used(folder: Path) -> None:
