@@ -121,8 +121,12 @@ def main(stage: Stage, level: int = 5) -> list[Path]:
     sample = OPTIONS if level <= 4 else replace(OPTIONS, max_iterations=SAMPLE)
     histories, meshes = dict[str, list[float]](), dict[str, Mesh]()
     # Pictures have y up and the sphere has z, so its coordinates are drawn in another order.
-    views = {"sphere": (sphere(level), [1, 2, 0], (-115, 4)), "cow": (cow(), [0, 1, 2], (110, 8))}
-    for name, (pose, axes, camera) in views.items():
+    views = {
+        "sphere": (lambda: sphere(level), [1, 2, 0], (-115, 4)),
+        "cow": (cow, [0, 1, 2], (110, 8)),
+    }
+    for name, (make, axes, camera) in views.items():
+        pose = make()
         problem, run = solve(name, pose, stage)
         stage.film(f"{name}.gif", partial(frame, pose.mesh, axes), camera)
         runs = compare(problem, sample, run) if name == "sphere" else [run]

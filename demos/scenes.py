@@ -8,6 +8,7 @@ libraries load when first used; they come with the extra ``autograd-gpu[demos]``
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import tempfile
 import warnings
@@ -350,12 +351,22 @@ def empty_figure(size: tuple[int, int]) -> Any:
     return figure
 
 
+def require_matplotlib() -> None:
+    """Raise MissingDependencyError if it is not installed; it is not loaded, which takes long."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise _without_matplotlib("there is no such module")
+
+
 def matplotlib_module(module: str) -> Any:
     """Import ``matplotlib.<module>``, or raise MissingDependencyError naming the extra."""
     try:
         return importlib.import_module(f"matplotlib.{module}")
     except ImportError as error:
-        raise MissingDependencyError(
-            f"pictures need matplotlib, which cannot be imported ({error}); "
-            "pip install 'autograd-gpu[demos]'"
-        ) from error
+        raise _without_matplotlib(str(error)) from error
+
+
+def _without_matplotlib(why: str) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"pictures need matplotlib, which cannot be imported ({why}); "
+        "pip install 'autograd-gpu[demos]'"
+    )

@@ -47,7 +47,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         # What is missing is said now, and not after the solve.
-        scenes.matplotlib_module("figure")
+        scenes.require_matplotlib()
         if self.show:
             ag.meshes.require_polyscope()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -74,10 +75,7 @@ def test_the_warm_up_takes_the_compilation(tmp_path):
 
 
 def test_missing_pictures_are_named_before_the_solve(tmp_path, monkeypatch):
-    def missing(module):
-        raise MissingDependencyError(f"pictures need matplotlib: {module}")
-
-    monkeypatch.setattr(scenes, "matplotlib_module", missing)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
     monkeypatch.setattr(ag, "solve", lambda *_, **__: pytest.fail("solved first"))
     with pytest.raises(MissingDependencyError, match="matplotlib"):
         icosphere.main(Stage(out=tmp_path), level=1)

@@ -186,7 +186,9 @@ def test_keys_name_every_field_that_text_depends_on() -> None:
     names = {f.name for f in fields(GroupStructure)}
     assert names == {"kernel", "residual", "slots", "stored", "blocks"}
     names = {f.name for f in fields(SolveStructure)}
-    assert names == {"node_sets", "groups", "kinds", "damping", "workgroup_size"}
+    assert names == {
+        "node_sets", "groups", "kinds", "damping", "workgroup_size", "precision",
+    }  # fmt: skip
     assert {f.name for f in fields(CoarseStructure)} == {"solve", "modes"}
     assert {f.name for f in fields(OperatorStructure)} == {"solve", "accumulations", "teams"}
 

@@ -75,6 +75,14 @@ def test_ragged_row_is_an_integer():
 # ---------------------------------------------------------------- connectivity
 
 
+@pytest.mark.parametrize("level", [0, 1, 2, 4])
+def test_icosphere_is_numbered_like_that_of_trimesh(level: int) -> None:
+    theirs = trimesh.creation.icosphere(subdivisions=level)
+    ours = icosphere(level)
+    np.testing.assert_array_equal(ours.faces, theirs.faces)
+    np.testing.assert_array_equal(ours.vertices, theirs.vertices)
+
+
 @pytest.mark.parametrize("level", [0, 1, 3])
 def test_icosphere(level):
     mesh = icosphere(level)
