@@ -148,10 +148,15 @@ class AdaptiveSteps:
 
     def describe(self) -> str:
         """What was used so far, for the report."""
-        return "; ".join(
+        steps = "; ".join(
             f"{name}: {len(counts)} steps, {sum(counts) / len(counts):.3g} iterations on average"
             for name, counts in self._used.items()
         )
+        tables = self._problem[0]
+        kinds = " and ".join(dict.fromkeys(map(str, tables.schedules)))
+        how = {"model": "estimated", "measured": "measured"}
+        found = ", ".join(how.get(s, s) for s in tables.schedule_sources)
+        return f"{steps}; schedules ({found}): {kinds}"
 
 
 def _iteration_words(sizes: SolveSizes) -> int:

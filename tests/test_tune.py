@@ -113,6 +113,8 @@ def test_a_tuned_schedule_is_remembered_and_used(device: Device) -> None:
     names = {k.name for k in again.kernels}
     assert "linearize_elements" in names, "which stores the blocks"
     assert "linearize_elements" not in {k.name for k in before.kernels}
+    assert "schedules (measured): jtj-blocks, gather, 64 threads" in again.linear_solver_reason
+    assert "schedules (estimated): nothing, gather, 256" in before.linear_solver_reason
     assert again.cost == pytest.approx(before.cost, rel=FLOAT32)
     compiled = device.counters.snapshot().pipelines_created
     twice = ag.solve(problem, backend="wgsl", device=device, linear_solver="pcg")
@@ -215,6 +217,18 @@ def test_explain_on_the_host_and_through_jax() -> None:
     through = problem.explain(backend="jax").decisions["solve"]
     assert {d.source for d in through} == {"fixed"}
     assert "XLA" in str(problem.explain(backend="jax"))
+
+
+def test_problems_of_other_kinds_are_explained() -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", np.ones((4, 2)))
+    problem.add_energy(lambda p: p.x**4 + p.y**2, x, name="well")
+    assert problem.explain(backend="numba").decisions == {"assembly": ()}
+    problem.add_external(lambda p: (p - 1.0, [np.tile(np.eye(2), (4, 1, 1))]), x, name="outside")
+    (decision,) = problem.explain(backend="numba").decisions["assembly"]
+    assert decision.features.name == "outside" and "the only one" in decision.reason
+    with pytest.raises(InputError, match="external residuals, energies or long rows"):
+        ag.tune(problem, backend="numba")
 
 
 def test_asked_for_schedules_are_told_as_such() -> None:

@@ -67,6 +67,7 @@ class NodeIncidences(NodeOrders):
 
     Attributes:
         schedules: of the groups.
+        schedule_sources: where they come from: ``model``, ``measured``, ``asked for``.
         structure: what generated text depends on.
         incidences: per node set, lists of each kind.
         number_format: how numbers are stored on the device.
@@ -88,7 +89,9 @@ class NodeIncidences(NodeOrders):
             schedules = ScheduleChooser("solve", identity_of(None), fixed)
         word_bytes = 4 * self.number_format.words
         features = [self.features(g, word_bytes) for g in range(len(self.groups))]
-        self._schedule(schedules(features), damping, precision)
+        decisions = schedules.decide(features)
+        self.schedule_sources = tuple(dict.fromkeys(d.source for d in decisions))
+        self._schedule([d.schedule for d in decisions], damping, precision)
 
     def _schedule(self, schedules: Sequence[Schedule], damping: str, precision: str) -> None:
         """Set ``schedules``, ``structure`` and ``incidences``."""

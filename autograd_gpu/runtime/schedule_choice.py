@@ -76,7 +76,7 @@ def size_class(count: int) -> int:
     return round(math.log2(max(1, count)))
 
 
-_memory: OrderedDict[tuple[str, ...], Measured] = OrderedDict()
+_memory: OrderedDict[tuple[str, ...], Measured | None] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -168,7 +168,8 @@ class ScheduleChooser:
     def recall(self, groups: Sequence[GroupFeatures]) -> Measured | None:
         """What was measured for such a problem, by this process or another one; None if nothing.
 
-        An entry that does not read as it should counts as absent.
+        An entry that does not read as it should counts as absent. The disk is asked once: small
+        problems are solved again and again, and what another process measures meanwhile may wait.
         """
         key = self.key(groups)
         with _lock:
@@ -176,11 +177,8 @@ class ScheduleChooser:
                 _memory.move_to_end(key)
                 return _memory[key]
         stored = DiskCache("schedules").get(key)
-        if stored is None:
-            return None
-        found = _read(stored, len(groups))
-        if found is not None:
-            _keep(key, found)
+        found = None if stored is None else _read(stored, len(groups))
+        _keep(key, found)
         return found
 
     def remember(self, groups: Sequence[GroupFeatures], measured: Measured) -> None:
@@ -206,7 +204,7 @@ def forget_memory() -> None:
         _memory.clear()
 
 
-def _keep(key: tuple[str, ...], measured: Measured) -> None:
+def _keep(key: tuple[str, ...], measured: Measured | None) -> None:
     with _lock:
         _memory[key] = measured
         _memory.move_to_end(key)
