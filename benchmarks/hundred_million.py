@@ -92,6 +92,7 @@ def measure(record: Recorder, device: Device, springs: int, budget: int | None) 
     began = time.perf_counter()
     lists = NodeIncidences(array_layouts(analysis), analysis.groups, flat, schedules=[Schedule()])
     record.add(f"{key}/order", time.perf_counter() - began, "s")
+    device.memory.trim()
     device.memory.reset_peak()
     began = time.perf_counter()
     with GatheredProducts(device, lists, budget, ("gradient",)) as products:

@@ -91,6 +91,7 @@ class Analysis:
         self._moved: dict[tuple[object, ...], BackendChoice] = {}
         self._retractions: dict[tuple[object, ...], Retraction] = {}
         self._limits = problem.batch_limits
+        self._memory_budget = problem.memory_budget
         self._origin: Analysis | None = None
 
     def _bind(self, group: ResidualGroup) -> BoundGroup:
@@ -377,7 +378,8 @@ class Analysis:
             return NumpySession((), self.parameter_count, "float64")
         if self._limits is None:
             lanes = measured_lanes(groups) if choice.backend == "numba" else None
-            return open_session(choice, groups, self.parameter_count, lanes)
+            count, budget = self.parameter_count, self._memory_budget
+            return open_session(choice, groups, count, lanes, budget)
         return BatchExecutor(groups, self.parameter_count, choice, self._limits)
 
     @cached_property

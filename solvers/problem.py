@@ -50,6 +50,8 @@ class Problem:
     Attributes:
         batch_limits: how batches are cut, and which are too small for a kernel; None for one
             launch a group.
+        memory_budget: bytes of arrays on the backend at a time, set before the first evaluation;
+            batches that do not fit go through in pieces. None for no limit.
         revision: counts changes of structure and data.
         alone: held by whoever solves or evaluates; another thread waits for its turn.
     """
@@ -64,6 +66,7 @@ class Problem:
         self._retired: list[Analysis] = []
         self._devices: dict[str, Device] = {}
         self.batch_limits: BatchLimits | None = None
+        self.memory_budget: int | None = None
 
     def copy(self) -> Problem:
         """The problem as it stands, from which changes of this one stay away, and the reverse.
@@ -75,6 +78,7 @@ class Problem:
         made._batches = self._batches.copy()
         made._devices = dict(self._devices)
         made.batch_limits = self.batch_limits
+        made.memory_budget = self.memory_budget
         return made
 
     # -- description ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from autograd_gpu.errors import DeviceError, DeviceLostError, KernelError
+from autograd_gpu.errors import DeviceError, DeviceLostError, DeviceMemoryError, KernelError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend
 from autograd_gpu.runtime.step_record import StepRecord
@@ -46,13 +46,17 @@ class Recovery:
     Args:
         choice: where it is to run.
         free: whether the package chose that; then the CPU may do what the device cannot.
+        resident: whether the whole solve is to stay on the device.
 
     Attributes:
         choice: where it runs now.
+        resident: whether it still stays there; where memory is short, steps are taken on the host
+            and batches go to the device in pieces.
         faults: what happened and how the solve went on, in order.
     """
 
-    def __init__(self, choice: BackendChoice, free: bool) -> None:
+    def __init__(self, choice: BackendChoice, free: bool, resident: bool = False) -> None:
+        self.resident = resident
         self._asked = choice
         self._free = free
         self._lost = 0
@@ -100,6 +104,11 @@ class Recovery:
         name = device.name
         why = str(error).splitlines()[0]
         analysis.drop(before)
+        if self.resident and isinstance(error, DeviceMemoryError):
+            self.resident = False
+            what = f"{name} has no room for the whole solve {when}"
+            self.faults.append(f"{what}; resumed from {point} with steps on the host: {why}")
+            return
         reopened = False
         if isinstance(error, DeviceLostError):
             self._lost += 1

@@ -105,14 +105,15 @@ def solve(
         plan = request.plan(analysis)
         choice, chosen = plan.choice, plan.options
         timings: dict[str, float] = {}
-        recovery = Recovery(choice, free=backend == "auto" and device is None)
+        free = backend == "auto" and device is None
+        recovery = Recovery(choice, free, plan.resident is not None)
 
         def run_stage(
             analysis: Analysis, start: FloatArray, options: SolverOptions, observer: Observer
         ) -> StageRun:
             def make(where: BackendChoice, point: FloatArray, damping: float | None) -> Engine:
                 begun = with_damping(options, damping)
-                return plan.moved(where).engine(analysis, point, begun, timings)
+                return plan.moved(where, recovery.resident).engine(analysis, point, begun, timings)
 
             engine = recovery.engine(make, analysis, start)
             watcher.engine = engine
@@ -211,9 +212,10 @@ class Plan:
     linear_solver: str
     options: SolverOptions
 
-    def moved(self, where: BackendChoice) -> Plan:
-        """The same somewhere else, to which a fault has driven it."""
-        resident = self.resident if where.backend == self.choice.backend else None
+    def moved(self, where: BackendChoice, stays: bool) -> Plan:
+        """The same somewhere else, or without staying there, to which a fault has driven it."""
+        stays = stays and where.backend == self.choice.backend
+        resident = self.resident if stays else None
         return replace(self, choice=where, resident=resident)
 
     def engine(

@@ -20,6 +20,9 @@ from .closing import Closing
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 
+SOLVED = (Product.RESIDUAL, Product.RESIDUAL_JACOBIAN)
+"""What a solve and an evaluation ask of a session."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterBinding:

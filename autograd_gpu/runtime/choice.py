@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import DeviceError, InputError
-from .batch import BoundGroup, Session
+from .batch import SOLVED, BoundGroup, Session
 
 if TYPE_CHECKING:
     from .device import Device
@@ -232,6 +232,7 @@ def open_session(
     groups: Sequence[BoundGroup],
     parameter_count: int,
     lanes: Sequence[int] | None = None,
+    memory_budget: int | None = None,
 ) -> Session:
     """Compile and upload what a choice needs.
 
@@ -240,26 +241,51 @@ def open_session(
         groups: what to evaluate.
         parameter_count: length of the parameter vector.
         lanes: ``numba``: elements of each group that are computed side by side; by their number
-            if None.
+            if None, and in pieces.
+        memory_budget: bytes; batches that do not fit are evaluated in pieces. None for no limit.
+
+    Raises:
+        DeviceMemoryError: not even one element fits.
     """
-    if choice.backend == "numpy":
-        from .numpy_backend import NumpySession
-
-        return NumpySession(groups, parameter_count, choice.precision)
-    if choice.backend == "numba":
-        from .numba_backend import NumbaSession
-
-        return NumbaSession(groups, parameter_count, choice.precision, lanes=lanes)
     if choice.backend == "jax":
         from .jax_backend import JaxSession
 
         return JaxSession(groups, parameter_count, choice.precision)
-    if choice.precision == "mixed":
-        from .mixed_session import MixedSession
+    if choice.backend == "wgsl":
+        return _wgsl_session(choice, groups, parameter_count, memory_budget)
+    from .streamed_session import bytes_per_element, within_budget
 
-        wide = in_float64(choice)
-        assert wide.device is not None
-        return MixedSession(groups, parameter_count, wide.precision, wide.device)
-    from .wgsl_backend import SOLVED, WgslSession
+    number = 4 if choice.precision == "float32" else 8
+    kind = choice.backend, choice.precision, number, SOLVED
+    sizes = [bytes_per_element(group, *kind) for group in groups]
 
-    return WgslSession(groups, parameter_count, choice.precision, choice.device, SOLVED)
+    def whole(pieces: Sequence[BoundGroup]) -> Session:
+        if choice.backend == "numpy":
+            from .numpy_backend import NumpySession
+
+            return NumpySession(pieces, parameter_count, choice.precision)
+        from .numba_backend import NumbaSession
+
+        side_by_side = lanes if pieces is groups else None
+        return NumbaSession(pieces, parameter_count, choice.precision, lanes=side_by_side)
+
+    return within_budget(groups, sizes, 0, memory_budget, whole, f"CPU ({choice.backend})")
+
+
+def _wgsl_session(
+    choice: BackendChoice,
+    groups: Sequence[BoundGroup],
+    parameter_count: int,
+    memory_budget: int | None,
+) -> Session:
+    from .device import default_device
+    from .wgsl_backend import open_wgsl
+
+    device = choice.device or default_device()
+    if choice.precision != "mixed":
+        kind = choice.precision, device, SOLVED, memory_budget
+        return open_wgsl(groups, parameter_count, *kind)
+    from .mixed_session import MixedSession
+
+    way = in_float64(choice).precision
+    return MixedSession(groups, parameter_count, way, device, memory_budget)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autograd_gpu.codegen.program import BindingKind, BufferSpec, PipelineSpec
-from autograd_gpu.errors import DeviceError, DeviceLimitError
+from autograd_gpu.errors import DeviceError, DeviceLimitError, DeviceMemoryError
 from autograd_gpu.events import report, timed
 from autograd_gpu.runtime.adapters import AdapterInfo, find_adapter, load_wgpu
 from autograd_gpu.runtime.device_errors import allocation_error, pipeline_error, work_error
@@ -70,6 +70,8 @@ class Device:
             make any machine behave like a smaller one, such as a browser.
         features: optional features to use where the adapter has them; None for all that this
             package knows how to use.
+        memory_budget: most bytes of all buffers together; None for what the device has. Batches
+            that do not fit go through in pieces.
 
     A device owns its compiled pipelines; buffers belong to whoever created them. All methods
     may be called from several threads.
@@ -89,6 +91,7 @@ class Device:
         adapter: str | AdapterInfo | None = None,
         limits: Mapping[str, int] | None = None,
         features: Iterable[str] | None = None,
+        memory_budget: int | None = None,
     ) -> None:
         self._adapter = adapter
         self._wanted_limits = {k.replace("_", "-"): int(v) for k, v in (limits or {}).items()}
@@ -100,7 +103,7 @@ class Device:
         self._layouts: dict[tuple[BindingKind, ...], tuple[Any, Any]] = {}
         self._pipelines: OrderedDict[_PipelineKey, CompiledPipeline] = OrderedDict()
         self.counters = DeviceCounters()
-        self.memory = DeviceMemory()
+        self.memory = DeviceMemory(memory_budget)
         self.generation = 0
 
     # -- what was opened ---------------------------------------------------------------------
@@ -224,26 +227,47 @@ class Device:
                 )
 
     def create_buffer(self, name: str, size: int, usage: int) -> Any:
-        """A new wgpu buffer of ``size`` bytes, filled with zeros; `destroy_buffer` frees it.
+        """A wgpu buffer of ``size`` bytes or a few more; `give_back` ends the ownership.
+
+        It is new and filled with zeros, or one that was given back, cleared.
 
         Raises:
-            DeviceMemoryError: the device is out of memory.
+            DeviceMemoryError: the device is out of memory, or the budget is spent.
             DeviceLimitError: it refuses the size.
             DeviceLostError: it is gone.
         """
+        used = self.memory.take(size, usage)
+        if used is not None:
+            encoder = self.wgpu_device.create_command_encoder()
+            encoder.clear_buffer(used)
+            try:
+                self.queue.submit([encoder.finish()])
+            except Exception as error:
+                raise allocation_error(self.name, name, size, error) from error
+            return used
+        if not self.memory.make_room(size):
+            raise DeviceMemoryError(
+                f"buffer {name!r} needs {size} bytes, the memory_budget of {self.name} is "
+                f"{self.memory.budget}, of which {self.memory.bytes} are in use; raise it, free "
+                "other problems, or use fewer elements"
+            )
         wgpu = load_wgpu()
+        create = self.wgpu_device.create_buffer
         try:
-            buffer = self.wgpu_device.create_buffer(label=name, size=size, usage=usage)
+            try:
+                buffer = create(label=name, size=size, usage=usage)
+            except wgpu.GPUOutOfMemoryError:
+                self.memory.trim()
+                buffer = create(label=name, size=size, usage=usage)
         except wgpu.GPUError as error:
             raise allocation_error(self.name, name, size, error) from error
         self.count(buffers_created=1)
-        self.memory.created(buffer, size)
+        self.memory.created(buffer, size, usage)
         return buffer
 
-    def destroy_buffer(self, buffer: Any) -> None:
-        """Free a buffer that `create_buffer` made; its owner does so, once."""
-        buffer.destroy()
-        self.memory.destroyed(buffer)
+    def give_back(self, buffer: Any, *, keep: bool = True) -> None:
+        """End the ownership of a buffer of `create_buffer`; without ``keep`` it is destroyed."""
+        self.memory.give_back(buffer, keep=keep)
 
     def pipeline(self, spec: PipelineSpec) -> CompiledPipeline:
         """The compiled form of ``spec``, from the cache where it has been compiled before.

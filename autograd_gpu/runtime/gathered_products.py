@@ -52,7 +52,8 @@ class GatheredProducts(Closing):
     Args:
         device: where.
         incidences: the problem, with nothing stored; borrowed.
-        memory_budget: bytes of device memory for all buffers together; None for no limit.
+        memory_budget: bytes of device memory for all buffers together; None for what the device
+            has, or what is left of its own budget.
         products: those of ``GATHERED`` that are asked for; a gradient needs a vector less.
 
     Attributes:
@@ -85,6 +86,9 @@ class GatheredProducts(Closing):
         largest = min(limits["max-storage-buffer-binding-size"], limits["max-buffer-size"]) // WORD
         pieces = self._cut(largest)
         self.streamed = False
+        if device.memory.budget is not None:
+            left = device.memory.budget - device.memory.bytes
+            memory_budget = left if memory_budget is None else min(left, memory_budget)
         if memory_budget is not None:
             room = memory_budget // WORD - self._words_beside_tables()
             if sum(p.words for p in pieces) > room:

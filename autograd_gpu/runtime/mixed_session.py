@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from ..codegen.kernel import Product
 from ..codegen.render import Source
-from .batch import BoundGroup, FloatArray, SessionContext
+from .batch import BoundGroup, FloatArray, Session, SessionContext
 from .device import Device
-from .wgsl_backend import WgslSession
+from .wgsl_backend import open_wgsl
 
 
 class MixedSession(SessionContext):
@@ -22,6 +22,7 @@ class MixedSession(SessionContext):
         groups, parameter_count: as for every session.
         precision: ``float64-native`` or ``float64-emulated``.
         device: where.
+        memory_budget: bytes for all of it; None for what the device has.
     """
 
     def __init__(
@@ -30,17 +31,20 @@ class MixedSession(SessionContext):
         parameter_count: int,
         precision: str,
         device: Device,
+        memory_budget: int | None = None,
     ) -> None:
         self._groups = tuple(groups)
         self._parameter_count = parameter_count
         self._precision = precision
         self._device = device
+        # Residuals in float64, Jacobians in float32, and later in float64.
+        self._share = None if memory_budget is None else memory_budget // 3
         self._corrected = any(g.topology.losses.count for g in groups)
         fine = (Product.RESIDUAL,)
-        self._residuals = WgslSession(groups, parameter_count, precision, device, fine)
+        self._residuals = open_wgsl(groups, parameter_count, precision, device, fine, self._share)
         coarse = (Product.RESIDUAL_JACOBIAN,)
-        self._coarse = WgslSession(groups, parameter_count, "float32", device, coarse)
-        self._fine: WgslSession | None = None
+        self._coarse = open_wgsl(groups, parameter_count, "float32", device, coarse, self._share)
+        self._fine: Session | None = None
         self._refined = False
 
     @property
@@ -65,12 +69,13 @@ class MixedSession(SessionContext):
     def refine(self) -> None:
         """Give Jacobians in float64 from now on."""
         if self._fine is None:
-            self._fine = WgslSession(
+            self._fine = open_wgsl(
                 self._groups,
                 self._parameter_count,
                 self._precision,
                 self._device,
                 (Product.RESIDUAL_JACOBIAN,),
+                self._share,
             )
         self._refined = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ class ProgramRunner:
         self._staging: Any = None
         self._clock: DeviceClock | None = None
         self._staging_size = 0
+        # Also given back where nobody calls `release`: the device's account refers to them.
+        self._owned: list[Any] = []
+        weakref.finalize(self, _give_back_all, device, self._owned).atexit = False
         for spec in program.buffers:
             device.check_buffer(spec)
         compiled = _compiled(device, program)
@@ -115,7 +119,7 @@ class ProgramRunner:
             except BaseException:
                 for name, buffer in self._buffers.items():
                     if name not in before[2]:
-                        self._device.destroy_buffer(buffer)
+                        self._give_back(buffer)
                 self._program, self._specs, self._buffers = before
                 raise
 
@@ -247,13 +251,12 @@ class ProgramRunner:
         usages = {
             "upload": usage.STORAGE | usage.COPY_DST,
             "state": usage.STORAGE | usage.COPY_DST | usage.COPY_SRC,
-            "download": usage.STORAGE | usage.COPY_SRC,
+            "download": usage.STORAGE | usage.COPY_SRC | usage.COPY_DST,
             "uniform": usage.UNIFORM | usage.COPY_DST,
         }
         for spec in self._program.buffers:
             if spec.name not in self._buffers:
-                buffer = self._device.create_buffer(spec.name, spec.size, usages[spec.role])
-                self._buffers[spec.name] = buffer
+                self._buffers[spec.name] = self._create(spec.name, spec.size, usages[spec.role])
         # One staging buffer that holds what the hungriest sequence reads back, up to a limit, so
         # that no run has to allocate; what does not fit is read back in parts.
         needed = max(
@@ -267,7 +270,7 @@ class ProgramRunner:
         needed = min(needed, limit // ALIGNMENT * ALIGNMENT)
         if needed > self._staging_size:
             if self._staging is not None:
-                self._device.destroy_buffer(self._staging)
+                self._give_back(self._staging)
             self._staging_size = needed
             self._staging = self._make_staging(needed)
 
@@ -412,13 +415,22 @@ class ProgramRunner:
     def _renew_staging(self) -> None:
         """Another staging buffer in the place of one whose state is not known."""
         if self._staging is not None:
-            self._device.destroy_buffer(self._staging)
+            self._give_back(self._staging, keep=False)
             self._staging = None
             self._staging = self._make_staging(self._staging_size)
 
     def _make_staging(self, size: int) -> Any:
         usage = load_wgpu().BufferUsage
-        return self._device.create_buffer("staging", size, usage.MAP_READ | usage.COPY_DST)
+        return self._create("staging", size, usage.MAP_READ | usage.COPY_DST)
+
+    def _create(self, name: str, size: int, usage: int) -> Any:
+        buffer = self._device.create_buffer(name, size, usage)
+        self._owned.append(buffer)
+        return buffer
+
+    def _give_back(self, buffer: Any, *, keep: bool = True) -> None:
+        self._owned.remove(buffer)
+        self._device.give_back(buffer, keep=keep)
 
     def _check_alive(self) -> None:
         if self._released:
@@ -438,11 +450,14 @@ class ProgramRunner:
                 self._clock.close()
             self._clock = None
         self._launches = {}
-        for buffer in (*self._buffers.values(), self._staging):
-            if buffer is not None:
-                self._device.destroy_buffer(buffer)
+        _give_back_all(self._device, self._owned)
         self._buffers = {}
         self._staging = None
+
+
+def _give_back_all(device: Device, buffers: list[Any]) -> None:
+    while buffers:
+        device.give_back(buffers.pop())
 
 
 def _compiled(device: Device, program: Program) -> dict[str, CompiledPipeline]:

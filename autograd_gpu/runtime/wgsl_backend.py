@@ -20,14 +20,13 @@ from .batch import (
     ParameterBinding,
     RowBinding,
     RowDataBinding,
+    Session,
     SessionContext,
 )
 from .device import Device, default_device
 from .number_formats import FORMATS, check_lossless
 from .program_runner import ProgramRunner
-
-SOLVED = (Product.RESIDUAL, Product.RESIDUAL_JACOBIAN)
-"""What a solve evaluates."""
+from .streamed_session import bytes_per_element, numbers_per_element, within_budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +106,6 @@ def _pack(
     )
 
 
-def _numbers_per_element(group: BoundGroup) -> tuple[int, int]:
-    """Indices and data that each element has for itself."""
-    indices = 0 if group.lengths is None else 1
-    data = 0
-    for binding in group.bindings:
-        if isinstance(binding, RowBinding):
-            indices += group.capacity
-        elif isinstance(binding, ParameterBinding):
-            indices += binding.indices is not None
-        elif not binding.shared:
-            data += binding.values[0].size
-    return indices, data
-
-
 class WgslSession(SessionContext):
     """Runs generated WGSL kernels; pipelines and buffers are made here and never again.
 
@@ -193,7 +178,7 @@ class WgslSession(SessionContext):
             kernel = group.kernel(Product.RESIDUAL_JACOBIAN)
             varying = kernel.value_starts(group.capacity, varying=True)[-1]
         cells = max(stages[0].cells for stages in sources.values())
-        gathers, columns = _numbers_per_element(group)
+        gathers, columns = numbers_per_element(group)
         limit = self._device.limits["max-storage-buffer-binding-size"]
         words = self._format.words
         numbers = (columns, group.residual_size, varying, cells)
@@ -260,3 +245,38 @@ class WgslSession(SessionContext):
                 columns = results[chunk.shape.buffer("jacobian")].reshape(len(stored), -1)
                 out[chunk.start : chunk.stop, stored] = columns.T
         return self._collect_residuals(results), cast(FloatArray, self._host.jacobian)
+
+
+def open_wgsl(
+    groups: Sequence[BoundGroup],
+    parameter_count: int,
+    precision: str,
+    device: Device,
+    products: Sequence[Product],
+    memory_budget: int | None = None,
+) -> Session:
+    """A session on a device, in pieces where its memory or a budget is too small for all at once.
+
+    Args:
+        groups: what to evaluate.
+        parameter_count: length of the parameter vector.
+        precision: of the kernels.
+        products: that can be asked for.
+        device: whose own budget, as far as it is not spent, counts too.
+        memory_budget: bytes for this session.
+
+    Raises:
+        DeviceMemoryError: not even one element fits.
+    """
+    number = WORD * FORMATS[precision].words
+    sizes = [bytes_per_element(g, "wgsl", precision, number, products) for g in groups]
+    limits = [memory_budget]
+    if device.memory.budget is not None:
+        limits.append(device.memory.budget - device.memory.bytes)
+    budget = min((limit for limit in limits if limit is not None), default=None)
+
+    def whole(pieces: Sequence[BoundGroup]) -> Session:
+        return WgslSession(pieces, parameter_count, precision, device, products)
+
+    beside = number * max(1, parameter_count)
+    return within_budget(groups, sizes, beside, budget, whole, device.name)
