@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import autograd_gpu as ag
 import workloads
 from autograd_gpu.runtime.choice import choose_backend
-from autograd_gpu.runtime.host_assembly import available_threads
+from autograd_gpu.runtime.threads import available_threads
 from autograd_gpu.solvers.evaluation import current_parameters
 from benchmarks.metrics import RESULTS, Recorder, processor
 

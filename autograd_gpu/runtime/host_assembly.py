@@ -12,9 +12,8 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from autograd_gpu.errors import ShapeError
 from autograd_gpu.runtime.assembly_kernels import kernel
 from autograd_gpu.runtime.blas_threads import all_blas_threads
+from autograd_gpu.runtime.threads import available_threads, run_beside
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.integer[Any]]
@@ -31,13 +31,6 @@ IndexArray = NDArray[np.integer[Any]]
 _SERIAL_WORK = 100_000
 # Entries of J that the dense path expands at a time: 2 MB, so that a block stays in cache.
 _DENSE_BLOCK_ENTRIES = 1 << 18
-
-
-def available_threads() -> int:
-    """Count the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def index_dtype(largest: int) -> type[np.int32] | type[np.int64]:
@@ -86,20 +79,14 @@ class RangePool:
         return _balanced_ranges(work, parts)
 
     def run(self, ranges: list[tuple[int, int]], task: Callable[[int, int, int], None]) -> None:
-        """Call ``task(part, first, last)`` for every range; the last one in this thread."""
-        jobs: list[Future[None]] = []
-        if self.threads == 1:
-            for k, bounds in enumerate(ranges):
-                task(k, *bounds)
-            return
-        if len(ranges) > 1:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="assembly")
-            jobs = [self._pool.submit(task, k, *bounds) for k, bounds in enumerate(ranges[:-1])]
-        if ranges:
-            task(len(ranges) - 1, *ranges[-1])
-        for job in jobs:
-            job.result()
+        """Call ``task(part, first, last)`` for every range, in this thread too."""
+        tasks = [functools.partial(task, k, *bounds) for k, bounds in enumerate(ranges)]
+        run_beside(tasks, self._opened, self.threads)
+
+    def _opened(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="assembly")
+        return self._pool
 
     def close(self) -> None:
         """Stop the threads. Further calls start them again."""

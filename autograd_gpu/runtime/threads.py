@@ -22,15 +22,25 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def run_in_threads(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run the tasks in as many threads as the process may use; see `run_beside`."""
+    run_beside(tasks, _pool, available_threads())
+
+
+def run_beside(
+    tasks: Sequence[Callable[[], None]], pool: Callable[[], ThreadPoolExecutor], threads: int
+) -> None:
     """Run the tasks, in this thread too; the first error is raised here, after all have ended.
 
     A thread that only waits gives its core to the one that it wakes first, and then both others may
     sit on that core for some milliseconds: evaluating W3 took 3.0 ms on two cores in place of 1.8.
+
+    Args:
+        tasks: taken one after another by whichever thread is free.
+        pool: opens the others, if there is something to do for them.
+        threads: that work at once, this one among them.
     """
     left = deque(tasks)
-    beside = [
-        _pool().submit(_work_off, left) for _ in range(min(available_threads(), len(tasks)) - 1)
-    ]
+    beside = [pool().submit(_work_off, left) for _ in range(min(threads, len(tasks)) - 1)]
     try:
         _work_off(left)
     finally:
