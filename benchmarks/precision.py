@@ -1,25 +1,33 @@
 """Accuracy and slowdown of float32, double-float, native float64 and mixed on one adapter.
 
-``python -m benchmarks.precision [--adapter NAME] [--level 4] [--solves W2_s3,W4_s3] [--out FILE]``.
-Per precision that the adapter has:
+``python -m benchmarks.precision [--adapter NAME] [--level 4] [--solves W2_s3,W4_s3] [--out FILE]
+[--graphs 200] [--parts self_test,op,kernel,graph,solve]``. Per precision that the adapter has:
 
+* ``self_test/…``: measuring the arithmetic, and reading the verdict of an earlier process;
 * ``op/…``: worst relative error of an op over 65 536 operands, against the C library's long double;
 * ``kernel/…``: time of residuals and Jacobian per element, a slope without transfers, and the
   largest difference from Numba in float64, relative to 1 + |entry|;
+* ``graph/…``: gradients of random graphs of 3 to 40 ops against NumPy's; how many there are, the
+  part that the rule of ``tests/float64_gradients.py`` keeps, and the largest |error| / (1 + |g|) of
+  those, which must be at most 1e-10;
 * ``solve/…``: a whole solve, warm; its cost against that of the CPU in float64; its steps. Once
   with default options and once with tolerances of 1e-14.
 
-On a software adapter times are processor seconds of all threads, which other work disturbs less.
+``pcg`` solves stay on the device. On a software adapter times are processor seconds of all threads,
+which other work disturbs less.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -29,15 +37,22 @@ import autograd_gpu as ag
 import workloads
 from autograd_gpu.codegen.kernel import Product
 from autograd_gpu.codegen.program import BufferSpec, SequenceSpec
+from autograd_gpu.disk_cache import FOLDER_VARIABLE
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.ops import NODE_OPS
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.numba_backend import NumbaSession
 from autograd_gpu.runtime.number_formats import FORMATS
-from autograd_gpu.runtime.self_test import NATIVE_FEATURE, evaluate_on, self_test
+from autograd_gpu.runtime.self_test import (
+    NATIVE_FEATURE,
+    evaluate_on,
+    forget_verdicts,
+    self_test,
+)
 from autograd_gpu.runtime.wgsl_backend import WgslSession
 from autograd_gpu.solvers.evaluation import current_parameters
 from benchmarks.metrics import RESULTS, Recorder, processor, slope
+from float64_gradients import GRAPHS, LIMIT, SMALL, gradient_errors, pack_of
 
 OPERANDS = 65_536
 RANGES: dict[str, tuple[tuple[float, float], ...]] = {
@@ -70,6 +85,24 @@ def precisions_of(device: Device) -> list[str]:
     """Number types that kernels on a device can compute in."""
     native = ["float64-native"] if NATIVE_FEATURE in device.capabilities else []
     return ["float32", *native, "float64-emulated"]
+
+
+# -- self-test -----------------------------------------------------------------------------------
+
+
+def self_tests(record: Recorder, device: Device) -> None:
+    """Seconds of a measurement, and of reading its verdict from disk as a new process does."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, {FOLDER_VARIABLE: folder}),
+    ):
+        for precision in precisions_of(device)[1:]:
+            for key in (f"self_test/{precision}", f"self_test/{precision}/warm"):
+                forget_verdicts()
+                began = time.perf_counter()
+                verdict = self_test(device, precision)
+                seconds = time.perf_counter() - began
+                record.add(key, seconds, "s", note=verdict.describe())
 
 
 # -- ops -----------------------------------------------------------------------------------------
@@ -165,19 +198,38 @@ def kernels(record: Recorder, device: Device, name: str, problem: ag.Problem) ->
         record.add(f"{key}/slowdown", slowdown, "x", note=f"against float32, {elements} elements")
 
 
+# -- random graphs -------------------------------------------------------------------------------
+
+
+def graphs(record: Recorder, device: Device, count: int) -> None:
+    """Gradients of ``count`` random graphs in float64, whole packs."""
+    packs = -(-count // GRAPHS)
+    fair = np.concatenate([pack_of(seed, GRAPHS, *SMALL).fair for seed in range(packs)])
+    record.add("graph/generated", float(fair.size), "1", note=f"{SMALL[0]} to {SMALL[1]} ops")
+    kept = f"{fair.sum()} graphs"
+    record.add("graph/kept", float(fair.mean()), "1", "higher", note=kept)
+    for precision in precisions_of(device)[1:]:
+        worst = max(
+            float(gradient_errors(device, precision, pack_of(seed, GRAPHS, *SMALL)).max())
+            for seed in range(packs)
+        )
+        record.add(f"graph/{precision}/error", worst, "", note=f"{kept}, allowed {LIMIT:g}")
+
+
 # -- solves --------------------------------------------------------------------------------------
 
 
 def solve(record: Recorder, device: Device, name: str) -> None:
-    """One problem in every precision; the linear algebra of all but float32 is on the CPU."""
+    """One problem in every precision, factorised on the CPU or wholly on the device."""
     problem = workloads.PROBLEMS[name]()
     exact = ag.solve(problem, backend="numba", precision="float64", options=TIGHT).cost
     cases = [("numba", "float64", "sparse-cholesky")]
     if not device.adapter.is_software:
-        cases.append(("wgsl", "float32", "pcg"))
         cases.append(("wgsl", "mixed", "auto"))
     cases += [
-        ("wgsl", precision, "sparse-cholesky") for precision in (*precisions_of(device), "mixed")
+        ("wgsl", precision, linear_solver)
+        for linear_solver in ("pcg", "sparse-cholesky")
+        for precision in (*precisions_of(device), "mixed")
     ]
     for backend, precision, linear_solver in cases:
         for tolerances, options in OPTIONS.items():
@@ -212,6 +264,8 @@ def main() -> None:
     parser.add_argument("--adapter", help="part of its name; the default one if left out")
     parser.add_argument("--level", type=int, help="icosphere subdivisions of the kernels' problems")
     parser.add_argument("--solves", default="W2_s3,W4_s3", help="names in tests/workloads.py")
+    parser.add_argument("--graphs", type=int, default=200, help="random graphs")
+    parser.add_argument("--parts", default="self_test,op,kernel,graph,solve")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--commit")
     chosen = parser.parse_args()
@@ -221,17 +275,20 @@ def main() -> None:
     print(hardware)
     level = chosen.level if chosen.level is not None else (4 if software else 6)
     record = Recorder(hardware, "several, named in the key", chosen.commit)
-    for precision in precisions_of(device)[1:]:
-        began = time.perf_counter()
-        verdict = self_test(device, precision)
-        seconds = time.perf_counter() - began
-        record.add(f"self_test/{precision}", seconds, "s", note=verdict.describe())
-    for precision in precisions_of(device):
-        op_errors(record, device, precision)
-    for name, make in ENERGIES.items():
-        kernels(record, device, name, make(level))
-    for name in filter(None, chosen.solves.split(",")):
-        solve(record, device, name)
+    parts = chosen.parts.split(",")
+    if "self_test" in parts:
+        self_tests(record, device)
+    if "op" in parts:
+        for precision in precisions_of(device):
+            op_errors(record, device, precision)
+    if "kernel" in parts:
+        for name, make in ENERGIES.items():
+            kernels(record, device, name, make(level))
+    if "graph" in parts:
+        graphs(record, device, chosen.graphs)
+    if "solve" in parts:
+        for name in filter(None, chosen.solves.split(",")):
+            solve(record, device, name)
     label = device.adapter.name.split(" (")[0].replace(" ", "_")
     record.write(chosen.out or RESULTS / f"{label}_precision.json")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,15 @@ def update_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--update-golden"))
 
 
+_NOTES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Says something in the last lines of the run."""
+    return request.config.stash.setdefault(_NOTES, []).append
+
+
 def _adapters() -> tuple[str, ...]:
     from adapters_for_tests import wgsl_adapters
     from autograd_gpu.errors import MissingDependencyError
@@ -111,6 +121,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if isinstance(report, pytest.TestReport)
     }
     write = terminalreporter.write_line
+    for line in terminalreporter.config.stash.get(_NOTES, []):
+        write(line)
     if not adapters:
         write(f"no WGSL adapter: {len(tests)} WGSL tests did not run", red=REQUIRE_WGSL)
         if REQUIRE_WGSL:

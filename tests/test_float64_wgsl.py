@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bindings import bind
 
 import autograd_gpu as ag
 from autograd_gpu.codegen import render as render_module
@@ -35,7 +36,7 @@ from autograd_gpu.runtime.op_accuracy import (
     special_errors,
 )
 from autograd_gpu.runtime.self_test import require_float64, self_test
-from sessions import WGSL_FLOAT64, Backend, bind, device_on, evaluate, parameters_of
+from sessions import WGSL_FLOAT64, Backend, device_on, evaluate, parameters_of
 
 EMULATED = [b for b in WGSL_FLOAT64 if b.precision == "float64-emulated"]
 each_backend = pytest.mark.parametrize("backend", parameters_of(WGSL_FLOAT64))

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bindings import Rows, bind
 
 import autograd_gpu as ag
-from sessions import JAX, Backend, Rows, bind, float32_exact, parameters_of
+from sessions import JAX, Backend, float32_exact, parameters_of
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy

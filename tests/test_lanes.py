@@ -8,6 +8,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+from bindings import Bound, bind
 from conftest import LONG
 from numpy.typing import NDArray
 
@@ -19,7 +20,6 @@ from autograd_gpu.ops import BOOL, NODE_OPS
 from autograd_gpu.runtime.lane_functions import lane_math
 from autograd_gpu.runtime.numba_backend import NumbaSession, compile_source
 from random_graphs import random_arrays
-from sessions import Bound, bind
 from tolerances import GRAPH, tolerance
 
 POINTS = 100_000 if LONG else 2_000

@@ -14,6 +14,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+from bindings import bind
 
 import autograd_gpu as ag
 from autograd_gpu.ops import BOOL, NUMPY_ALGEBRA, OPS, Op
@@ -24,7 +25,6 @@ from sessions import (
     WGSL,
     WGSL_FLOAT64,
     Backend,
-    bind,
     evaluate,
     float32_exact,
     parameters_of,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bindings import bind
 from conftest import LONG
 
 import autograd_gpu as ag
@@ -30,7 +31,7 @@ from random_graphs import (
     random_recipe,
     well_conditioned,
 )
-from sessions import BACKENDS, Backend, bind, parameters_of
+from sessions import BACKENDS, Backend, parameters_of
 from tolerances import GRAPH, tolerance
 
 WIDTHS = (3, 2, 1, 2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bindings import Bound, Rows, bind
 
 import autograd_gpu as ag
 import autograd_gpu.meshes.energies as energies
@@ -14,19 +15,7 @@ from autograd_gpu.codegen.kernel import Product
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import BoundGroup, ParameterBinding
 from autograd_gpu.runtime.device import Device
-from sessions import (
-    JAX,
-    NUMBA,
-    NUMPY,
-    WGSL,
-    Backend,
-    Bound,
-    Rows,
-    bind,
-    evaluate,
-    float32_exact,
-    parameters_of,
-)
+from sessions import JAX, NUMBA, NUMPY, WGSL, Backend, evaluate, float32_exact, parameters_of
 from tolerances import GRAPH, tolerance
 
 OTHERS = [NUMBA, *JAX, *WGSL]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bindings import Bound, bind
 from conftest import LONG
 
 import autograd_gpu as ag
@@ -20,7 +21,7 @@ from autograd_gpu.ops import BOOL
 from autograd_gpu.runtime.numba_backend import NumbaSession
 from autograd_gpu.runtime.wgsl_backend import WgslSession
 from random_graphs import random_arrays, random_recipe, well_conditioned
-from sessions import NUMBA, WGSL, WGSL_FLOAT64, Backend, Bound, bind, device_on, parameters_of
+from sessions import NUMBA, WGSL, WGSL_FLOAT64, Backend, device_on, parameters_of
 from tolerances import GRAPH, Tolerance, tolerance
 
 EXACT = Tolerance(1e-12, 1e-12, "the same operations, some done twice")

@@ -86,6 +86,12 @@ def self_test(device: Device, precision: str) -> SelfTest:
     return remembered("arithmetic", device, precision, lambda: _measure(device, precision))
 
 
+def forget_verdicts() -> None:
+    """Forget what this process measured or read; what is on disk stays."""
+    with _lock:
+        _verdicts.clear()
+
+
 def check_available(device: Device, precision: str) -> None:
     """Refuse native float64 where the device has none.
 
