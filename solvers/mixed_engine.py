@@ -107,14 +107,18 @@ class MovingUp:
 
     Args:
         resident: the engine on the device; owned, and closed at the move.
-        higher: makes the engine that goes on from a point: on the host in mixed precision, or on
-            the device in float64.
+        higher: makes the engine that goes on from a point with a damping factor: on the host in
+            mixed precision, or on the device in float64.
+        damping: the factor at the start.
     """
 
-    def __init__(self, resident: Engine, higher: Callable[[FloatArray], Engine]) -> None:
+    def __init__(
+        self, resident: Engine, higher: Callable[[FloatArray, float], Engine], damping: float
+    ) -> None:
         self._engine = resident
         self._resident = resident.linear_solver()
         self._higher = higher
+        self._damping = damping
         self._steps = 0
         self._moved_at: int | None = None
         self._kernels: tuple[KernelSummary, ...] = ()
@@ -136,7 +140,7 @@ class MovingUp:
 
     def warm_up(self) -> tuple[Engine, Engine]:
         """The engine on the device, and one that may go on after it, which the caller closes."""
-        return self._engine, self._higher(self._engine.parameters())
+        return self._engine, self._higher(self._engine.parameters(), self._damping)
 
     def start(self) -> StepRecord:
         """Evaluate the start."""
@@ -149,11 +153,13 @@ class MovingUp:
         if self._moved_at is not None or record.lost:
             return record
         if not (record.exhausted or _stagnant(record, ROUNDING["float32"])):
+            if record.accepted:
+                self._damping = record.damping
             return record
         self._resident, self._kernels = self._engine.linear_solver(), self._engine.kernels()
         point = self._engine.parameters()
         self._engine.close()
-        self._engine = self._higher(point)
+        self._engine = self._higher(point, self._damping)
         self._moved_at = self._steps
         begun = self._engine.start()
         return begun if begun.lost else self._engine.step()

@@ -358,15 +358,16 @@ def _device_engine(
 
     resident = replace(choice, precision="float32")
 
-    def higher(point: FloatArray) -> Engine:
+    def higher(point: FloatArray, damping: float) -> Engine:
+        then = replace(options, initial_damping=damping)
         if linear_solver == "pcg":
             wide = in_float64(choice)
             reason = f"{why}, in {wide.precision}"
-            return DeviceLevenbergMarquardt(analysis, wide, point, options, watch, reason)
-        return _host_engine(analysis, point, choice, linear_solver, options, timings)
+            return DeviceLevenbergMarquardt(analysis, wide, point, then, watch, reason)
+        return _host_engine(analysis, point, choice, linear_solver, then, timings)
 
     first = DeviceLevenbergMarquardt(analysis, resident, start, options, watch, why)
-    return MovingUp(first, higher)
+    return MovingUp(first, higher, options.initial_damping)
 
 
 def _as_tolerances_ask(choice: BackendChoice, options: SolverOptions) -> BackendChoice:

@@ -109,6 +109,9 @@ def test_a_resident_solve_moves_up_where_float32_stagnates_and_says_so() -> None
     assert 2 < moved < high.iterations
     for a, b in zip(low.history[:moved], high.history[:moved], strict=False):
         assert a.cost == b.cost and a.linear_iterations == b.linear_iterations
+    # It goes on with the damping that the float32 solve had come to.
+    before = max(k for k in range(1, moved) if high.history[k].accepted)
+    assert high.history[moved].damping == high.history[before].damping < 1e-4
 
 
 @pytest.mark.wgsl
