@@ -229,6 +229,9 @@ def naive_prelude(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
         return wgsl_prelude(precision).replace(opaque, "x")
 
     forget_texts()
+    # Texts on disk are found by what a kernel is made from: they have the prelude that works, and
+    # must not get this one.
+    monkeypatch.setenv(FOLDER_VARIABLE, "")
     monkeypatch.setattr(render_module, "wgsl_prelude", broken)
     monkeypatch.setattr("autograd_gpu.runtime.self_test.wgsl_prelude", broken)
     yield
