@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from autograd_gpu.demos import STORIES
 from tolerances import TOLERANCES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,6 +88,20 @@ def test_ops_page_is_current(update_golden: bool) -> None:
     assert page.read_text(encoding="utf-8") == generator["page"](), (
         "docs/ops.md is not what ops.py says; pytest tests/test_docs.py --update-golden"
     )
+
+
+@each_page
+def test_commands_on_pages_exist(page: Path) -> None:
+    """What a reader is told to type: targets of make, demos, modules of benchmarks."""
+    text = page.read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    code = "\n".join(_CODE.findall(text))
+    targets = set(re.findall(r"(?<![\w-])make ([a-z][\w-]*)", code))
+    assert {t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)} == set()
+    demos = set(re.findall(r"autograd-gpu demo ([a-z]\w*)", code))
+    assert demos <= {*STORIES, "icosphere", "posegraph"}
+    modules = set(re.findall(r"python (?:-m )?benchmarks[./](\w+)", code))
+    assert {m for m in modules if not (ROOT / "benchmarks" / f"{m}.py").exists()} == set()
 
 
 def test_tolerances_are_those_of_the_tests() -> None:
