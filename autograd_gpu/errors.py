@@ -27,6 +27,13 @@ class InputError(AutogradGpuError, ValueError):
     """A value that nothing can start from: NaN, infinity, an unknown option, no residuals."""
 
 
+class UnknownNameError(InputError, KeyError):
+    """A key that a mapping does not have."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would print its repr
+
+
 class MeshError(InputError):
     """A mesh that an operation cannot work on: zero-area faces, non-manifold edges or others."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
+
 LATER: dict[str, str] = {
     "cache": "caches on disk",
 }
@@ -16,4 +19,7 @@ def refuse(name: str) -> object:
     """
     if name in LATER:
         raise NotImplementedError(f"autograd_gpu.{name}: {LATER[name]}")
-    raise AttributeError(f"module 'autograd_gpu' has no attribute {name!r}")
+    present = [known for known in vars(sys.modules["autograd_gpu"]) if not known.startswith("_")]
+    near = difflib.get_close_matches(name, present, 1)
+    hint = f"; did you mean ag.{near[0]}?" if near else ""
+    raise AttributeError(f"module 'autograd_gpu' has no attribute {name!r}{hint}")

@@ -59,6 +59,7 @@ _BRANCHES = (
     ("while ", "a loop cannot depend on a traced value; use a fixed number of steps"),
 )
 # Two comparisons with nothing between them that would end the first.
+_MATH_CALL = re.compile(r"\bmath\.(\w+)\(")
 _CHAINED = re.compile(r"[<>]=?(?:(?!\band\b|\bor\b|\bif\b|\belse\b)[^<>,])+[<>]")
 
 
@@ -83,12 +84,29 @@ def number_error(kind: str) -> NoReturn:
     """Refuse to make a Python number of a traced value."""
     line = user_line()
     remedy = f"{kind}() needs a number; keep the traced value and use ag.* functions on it"
-    position = line.find("math.")
-    if position >= 0:
-        called = line[position + 5 :].split("(")[0]
+    found = _MATH_CALL.search(line)
+    if found is not None:
+        called = found[1]
         name = {"fabs": "abs", "pow": "pow", "fmod": "mod"}.get(called, called)
         remedy = f"use ag.{name} instead of math.{called}"
     raise TraceError(f"{line}\n  asks for the number behind a traced value; {remedy}")
+
+
+def format_error() -> NoReturn:
+    """Refuse to print a traced value as a number."""
+    raise TraceError(
+        f"{user_line()}\n  formats a traced value, which has no number yet: the function is called "
+        "once, for all elements; evaluate ag.trace(fn, …) on arrays, or look at solution.values"
+    )
+
+
+def attribute_error(thing: str, name: str) -> AttributeError:
+    """What to write instead of a method that traced values do not have."""
+    from . import functions
+
+    known = not name.startswith("_") and (name in OPS or callable(getattr(functions, name, None)))
+    remedy = f"; call ag.{name}(…) on it" if known else ""
+    return AttributeError(f"{thing} has no attribute {name!r}{remedy}")
 
 
 class AbstractScalar:
@@ -104,6 +122,9 @@ class AbstractScalar:
     def applied(self, row: Op, operands: Sequence[Any]) -> Any:
         """Result of an op of which this is an operand; the others are numbers or of its kind."""
         raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        raise attribute_error("a traced value", name)
 
     def _binary(self, op: str, other: Any, reflected: bool = False) -> Any:
         if not is_scalar_like(other):
@@ -274,6 +295,11 @@ class Scalar(AbstractScalar):
 
     def __index__(self) -> int:
         number_error("index")
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            format_error()
+        return repr(self)
 
 
 class SymbolicAlgebra:

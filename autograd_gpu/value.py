@@ -151,6 +151,9 @@ class Value(AbstractScalar):
     def __bool__(self) -> bool:
         return bool(self._read("bool"))
 
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec) if spec else repr(self)
+
     def __float__(self) -> float:
         return float(self._read("float"))
 

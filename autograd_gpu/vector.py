@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from .errors import ShapeError, TraceError
 from .ops import OPS
 from .samples import LONGEST_UNROLLED, with_columns
-from .scalar import UFUNC_OPS, AbstractScalar, apply, is_scalar_like, user_line
+from .scalar import (
+    UFUNC_OPS,
+    AbstractScalar,
+    apply,
+    attribute_error,
+    format_error,
+    is_scalar_like,
+    user_line,
+)
 
 # Longer NumPy arrays in an expression are almost surely data that should be an argument.
 LONGEST_ARRAY_CONSTANT = LONGEST_UNROLLED
@@ -111,6 +119,14 @@ class _Elementwise:
             "use ag.where on its components"
         )
 
+    def __getattr__(self, name: str) -> Any:
+        raise attribute_error("a traced vector", name)
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            format_error()
+        return repr(self)
+
     def __array__(self, *_: Any, **__: Any) -> Any:
         """Refuse to become an array of numbers."""
         raise TraceError(
@@ -174,7 +190,13 @@ class Vector(_Elementwise):
             return vector(self.items[index])
         if isinstance(index, list | tuple | np.ndarray):
             return vector([self.items[int(k)] for k in np.asarray(cast(Any, index))])
-        return self.items[cast(int, index)]
+        try:
+            return self.items[cast(int, index)]
+        except IndexError as error:
+            count = len(self.items)
+            raise IndexError(
+                f"component {index} of a vector of {count}; components are 0 to {count - 1}"
+            ) from error
 
     def _component(self, k: int, name: str) -> AbstractScalar:
         if k >= len(self.items):

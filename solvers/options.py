@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from autograd_gpu.errors import InputError
 
@@ -148,6 +149,18 @@ class SolverOptions:
     )
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     optional: ClassVar[tuple[str, ...]] = ("max_seconds", "graduation")
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """Refuse options that there are not, with those that there are."""
+        names = [field.name for field in fields(cls)]
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], names, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise InputError(
+                f"{cls.__name__} has no option {unknown[0]!r}; {hint}expected {', '.join(names)}"
+            )
+        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         for name, known in self.choices.items():

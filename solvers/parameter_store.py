@@ -117,7 +117,7 @@ class ParameterStore(Mapping[str, StoredArray]):
         if not isinstance(array, ParameterArray) or not self.owns(array):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
                 f"{array!r} is not a parameter array of this problem; pass what "
-                "problem.parameters(...) returned"
+                "problem.parameters(...) returned, and blocks of it apart: freeze(x, [0, 1])"
             )
         return self._stored[array.name]
 

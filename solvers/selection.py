@@ -92,7 +92,25 @@ def index_array(index: Any, length: int, what: str) -> IndexArray:
     return array.astype(np.int64)
 
 
-class ParameterArray:
+class _Unknowns:
+    """What stands for unknowns refuses arithmetic: numbers are not known before the solve."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # so that NumPy leaves its operators to these
+
+    def _refuse(self, *_: object, **__: object) -> Any:
+        raise InputError(
+            f"{self!r} stands for unknowns and has no numbers to compute with; hand the function "
+            "and what it sees over one by one, problem.add_residuals(fn, x[i], x[j]), and compute "
+            "inside fn; numbers are in problem.values_of(x) and solution.values"
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = __pow__ = __rpow__ = _refuse
+    __neg__ = __abs__ = __lt__ = __le__ = __gt__ = __ge__ = __array__ = _refuse
+
+
+class ParameterArray(_Unknowns):
     """Blocks of parameters of one problem, made by ``Problem.parameters``.
 
     Attributes:
@@ -145,7 +163,7 @@ class ParameterArray:
         return f"<parameters {self.name!r}: {self.blocks} blocks of shape {shape}{where}>"
 
 
-class Selection:
+class Selection(_Unknowns):
     """Blocks of a parameter array, one per element; ``count`` None is one block for all."""
 
     __slots__ = ("array", "count", "indices", "offset", "stride")
@@ -212,7 +230,7 @@ class Selection:
         return f"<{what} of parameters {self.array.name!r}>"
 
 
-class RaggedSelection:
+class RaggedSelection(_Unknowns):
     """A row of blocks of a parameter array for each element.
 
     Attributes:

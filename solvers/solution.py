@@ -9,9 +9,18 @@ from enum import StrEnum
 from os import PathLike
 from typing import Any, ClassVar
 
+from autograd_gpu.errors import UnknownNameError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.solvers.group_costs import GroupCost, GroupCosts
 from autograd_gpu.solvers.probe_values import Probes
+
+
+class NamedValues(dict[str, FloatArray]):
+    """Arrays by the name of their parameters; another key says which there are."""
+
+    def __missing__(self, key: object) -> FloatArray:
+        known = ", ".join(map(repr, self))
+        raise UnknownNameError(f"the solution has no parameters {key!r}; it has {known}")
 
 
 class Status(StrEnum):
@@ -224,6 +233,18 @@ class Solution:
 
         return read_solution(path)
 
+    def _remedy(self) -> list[tuple[str, str]]:
+        if self.status is not Status.FAILED_NUMERICAL:
+            return []
+        return [("", "ag.debug_nans(problem) names the op and the line where NaN or inf begins")]
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what is no attribute gets here; `values` itself would call this without end.
+        private = name.startswith("_") or name == "values"
+        held = not private and name in self.values
+        hint = f"; parameters are in solution.values[{name!r}]" if held else ""
+        raise AttributeError(f"a Solution has no attribute {name!r}{hint}")
+
     def __repr__(self) -> str:
         arrays = ", ".join(f"{name} {array.shape}" for name, array in self.values.items())
         return (
@@ -249,6 +270,7 @@ class Solution:
         rows = [("fault", text) for text in self.faults]
         rows += [
             ("status", f"{self.status.value}: {self.message}"),
+            *self._remedy(),
             ("cost", f"{self.initial_cost:.9g} → {self.cost:.9g}"),
             ("iterations", f"{self.iterations} ({self.rejected} rejected)"),
             ("gradient", f"{last.gradient_norm:.3g} (largest entry)"),

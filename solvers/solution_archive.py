@@ -12,7 +12,13 @@ from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.solvers.archive import ArchiveReader, ArchiveWriter, from_number, number
 from autograd_gpu.solvers.group_costs import GroupCost, GroupCosts
 from autograd_gpu.solvers.probe_values import Probes
-from autograd_gpu.solvers.solution import IterationRecord, KernelSummary, Solution, Status
+from autograd_gpu.solvers.solution import (
+    IterationRecord,
+    KernelSummary,
+    NamedValues,
+    Solution,
+    Status,
+)
 
 KIND = "solution"
 _ARRAYS = ("values", "bound_multipliers", "multipliers", "probes")
@@ -59,7 +65,7 @@ def read_solution(path: str | os.PathLike[str]) -> Solution:
     content.setdefault("probes", {})  # files of earlier versions have none
     try:
         arrays: dict[str, dict[str, FloatArray]] = {
-            name: {key: archive.array(array) for key, array in content.pop(name).items()}
+            name: NamedValues((k, archive.array(array)) for k, array in content.pop(name).items())
             for name in _ARRAYS
         }
         history = tuple(

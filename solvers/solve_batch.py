@@ -21,6 +21,7 @@ from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.residual_group import DataRows, ResidualGroup
 from autograd_gpu.solvers.selection import finite_array
+from autograd_gpu.solvers.solution import NamedValues
 
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
@@ -150,10 +151,12 @@ def solve_batch(
     states = run.states
     shapes = {a.name: problem.values_of(a).shape for a in problem.arrays}
     return BatchSolution(
-        values={
-            a.name: v.reshape(count, *shapes[a.name])
-            for a, v in zip(problem.arrays, run.values, strict=True)
-        },
+        values=NamedValues(
+            {
+                a.name: v.reshape(count, *shapes[a.name])
+                for a, v in zip(problem.arrays, run.values, strict=True)
+            }
+        ),
         costs=states.cost,
         initial_costs=states.initial_cost,
         gradient_norms=states.gradient_norm,

@@ -16,7 +16,7 @@ from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.solvers.driver import Engine
 from autograd_gpu.solvers.progress import SolveProgress
-from autograd_gpu.solvers.solution import IterationRecord
+from autograd_gpu.solvers.solution import IterationRecord, NamedValues
 
 if TYPE_CHECKING:
     from autograd_gpu.solvers.analysis import Analysis
@@ -31,7 +31,7 @@ def named_values(
     problem: Problem, analysis: Analysis, parameters: FloatArray
 ) -> dict[str, FloatArray]:
     """Flat parameters by name, shaped as the user gave them; copies."""
-    values: dict[str, FloatArray] = {}
+    values = NamedValues()
     for array in problem.arrays:
         start = problem.values_of(array)
         base = analysis.base[array.name]
