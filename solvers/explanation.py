@@ -139,7 +139,7 @@ def _title(decision: Decision) -> str:
     places = f", elements per node {valences}" if valences else ""
     return (
         f"{f.name}: {f.elements} elements, {f.operations} operations, J {f.residuals} × "
-        f"{f.parameters} with {f.varying} entries that vary, {8 * f.word_bytes} bits{places}"
+        f"{f.parameters} with {f.varying} entries that vary, {f.precision}{places}"
     )
 
 

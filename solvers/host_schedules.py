@@ -41,7 +41,7 @@ def group_features(group: BoundGroup, assembly: AssemblyFeatures | None = None) 
         block_entries=block_entries(kernel),
         parameters=sum(size for kind, size in kinds if kind is SlotKind.PARAMETER),
         data=sum(size for kind, size in kinds if kind is SlotKind.DATA),
-        word_bytes=8,
+        precision="float64",
         assembly=assembly,
     )
 

@@ -149,6 +149,15 @@ def test_atomics_are_estimated_as_measured() -> None:
     assert np.all(np.abs(np.log(seconds / measured)) < np.log(2.5)), seconds
 
 
+def test_dear_precisions_store_what_float32_recomputes() -> None:
+    springs = features_of(workloads.springs_problem(3), 4096)[:1]
+    assert ScheduleChooser("solve", H200)(springs)[0].materialise == "nothing"
+    for precision in ("float64-native", "float64-emulated"):
+        dear = [dataclasses.replace(f, precision=precision) for f in springs]
+        assert dear[0].word_bytes == 8
+        assert ScheduleChooser("solve", H200)(dear)[0].materialise == "jacobian"
+
+
 def test_a_software_device_gathers_one_shared_block() -> None:
     identity = DeviceIdentity(("software",), SOFTWARE)
     schedules = ScheduleChooser("gradient", identity)(features_of(workloads.curve_problem(262_144)))

@@ -84,11 +84,11 @@ class NodeIncidences(NodeOrders):
     ) -> None:
         super().__init__(arrays, groups, parameters)
         self.number_format = FORMATS[precision]
+        self._sorted: dict[tuple[int, int, bool], Incidences] = {}
         if not isinstance(schedules, ScheduleChooser):
             fixed = None if schedules is None else tuple(schedules)
             schedules = ScheduleChooser("solve", identity_of(None), fixed)
-        word_bytes = 4 * self.number_format.words
-        features = [self.features(g, word_bytes) for g in range(len(self.groups))]
+        features = [self.features(g, precision) for g in range(len(self.groups))]
         decisions = schedules.decide(features)
         self.schedule_sources = tuple(dict.fromkeys(d.source for d in decisions))
         self._schedule([d.schedule for d in decisions], damping, precision)
@@ -136,6 +136,13 @@ class NodeIncidences(NodeOrders):
             self.incidences[slot.node_set].append(found)
 
     def _incident(self, g: int, slot: NodeSlot, mirrored: bool) -> Incidences:
+        """Incidences of a place, sorted once; other schedules of the problem have the same."""
+        key = (g, slot.place, mirrored)
+        if key not in self._sorted:
+            self._sorted[key] = self._sort(g, slot, mirrored)
+        return self._sorted[key]
+
+    def _sort(self, g: int, slot: NodeSlot, mirrored: bool) -> Incidences:
         """Incidences of a place; with ``mirrored``, element e seen from place 1 is count + e."""
         nodes = self.nodes[g][slot.place]
         count = len(self.new[slot.node_set])

@@ -154,7 +154,7 @@ class NodeOrders:
             self.nodes.append([n[order] for n in nodes])
             self.element_order.append(order)
 
-    def features(self, g: int, word_bytes: int = 4) -> GroupFeatures:
+    def features(self, g: int, precision: str = "float32") -> GroupFeatures:
         """What a schedule of group ``g`` is chosen by."""
         bound, kernel = self.groups[g], self.groups[g].kernel(Product.RESIDUAL_JACOBIAN)
         counts = entries_of(kernel)
@@ -182,7 +182,7 @@ class NodeOrders:
             block_entries=block_entries(kernel),
             parameters=sum(p.columns for p in places.values()),
             data=sum(s.ambient for s in kernel.slots if s.kind is SlotKind.DATA),
-            word_bytes=word_bytes,
+            precision=precision,
             places=tuple(places[p] for p in sorted(places)),
         )
 

@@ -215,7 +215,7 @@ def _keep(key: tuple[str, ...], measured: Measured | None) -> None:
 def _group_key(features: GroupFeatures) -> Iterable[str]:
     yield features.topology
     yield str(size_class(features.elements))
-    yield str(features.word_bytes)
+    yield features.precision
     for place, valence in zip(features.places, features.valences, strict=True):
         yield f"{place.node_set}:{place.width}:{size_class(round(valence))}"
 

@@ -41,6 +41,8 @@ class DeviceProfile:
         contended: seconds of an addition to a word that others add to as well.
         swaps: as ``atomics``, by compare and swap.
         contended_swap: as ``contended``, by compare and swap.
+        native: operations of float32 that one of the device's own float64 takes.
+        emulated: the same of double-float.
     """
 
     kind: str
@@ -57,19 +59,29 @@ class DeviceProfile:
     contended: float
     swaps: float
     contended_swap: float
+    native: float
+    emulated: float
+
+    def rate(self, precision: str) -> float:
+        """Weighted operations a second in a precision."""
+        costs = {"float64-native": self.native, "float64-emulated": self.emulated}
+        return self.operations / costs.get(precision, 1.0)
 
 
 GPU = DeviceProfile(
     kind="gpu", operations=5e12, bytes=4.29e12, threads=270_000, step=0.2e-6, operation=4e-9,
     dispatch=6e-6, load=1.2e-7, shared=12.0, shared_step=2e-8, atomics=1.1e11, contended=8e-9,
-    swaps=2.9e10, contended_swap=7e-6,
+    swaps=2.9e10, contended_swap=7e-6, native=10.0, emulated=20.0,
 )  # fmt: skip
-"""NVIDIA H200 at commit 05b0711: springs, bundle adjustment and a curve (accumulation.json)."""
+"""NVIDIA H200 at commit 05b0711: springs, bundle adjustment and a curve (accumulation.json).
+
+Float64 as in docs/precision.md.
+"""
 
 SOFTWARE = DeviceProfile(
     kind="software", operations=1.2e10, bytes=1e10, threads=16, step=0.0, operation=0.0,
     dispatch=33e-6, load=0.0, shared=45.0, shared_step=0.0, atomics=2e8, contended=0.0, swaps=1e8,
-    contended_swap=0.0,
+    contended_swap=0.0, native=1.4, emulated=8.0,
 )  # fmt: skip
 """llvmpipe on two cores, from the same curve and one with 1024 blocks."""
 
@@ -136,8 +148,9 @@ def _gather_place(
     loads = features.record_words[schedule.materialise] / 4
     turn = profile.step + profile.operation * operations + profile.load * loads
     walk = valence / team * turn
-    traffic = 4 * (features.elements * words + place.nodes) / profile.bytes
-    arithmetic = features.elements * operations / profile.operations
+    size = features.word_bytes
+    traffic = size * (features.elements * words + place.nodes) / profile.bytes
+    arithmetic = features.elements * operations / profile.rate(features.precision)
     return max(walk, traffic, arithmetic)
 
 
@@ -151,20 +164,22 @@ def _store(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile) 
     operations = features.operations
     if schedule.materialise == "jtj-blocks":
         operations += 2 * features.residuals * (features.block_entries + features.parameters)
-    traffic = 4 * features.elements * words / profile.bytes
-    return profile.dispatch + max(traffic, features.elements * operations / profile.operations)
+    traffic = features.word_bytes * features.elements * words / profile.bytes
+    arithmetic = features.elements * operations / profile.rate(features.precision)
+    return profile.dispatch + max(traffic, arithmetic)
 
 
 def _two_level(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile) -> float:
     """Elements once, sums per workgroup through shared memory, then sums over workgroups."""
     contributions = sum(p.columns for p in features.places)
+    size = features.word_bytes
     operations = features.operations + 4 * features.entries + profile.shared * contributions
     workgroups = -(-features.elements // schedule.workgroup_size)
     waves = max(1.0, features.elements / profile.threads)
     listed = max((min(schedule.workgroup_size, v) for v in features.valences), default=0.0)
     elements = max(
-        features.elements * operations / profile.operations,
-        4 * features.elements * (features.data + 3 * contributions) / profile.bytes,
+        features.elements * operations / profile.rate(features.precision),
+        size * features.elements * (features.data + 3 * contributions) / profile.bytes,
         waves * listed * profile.shared_step,
     )
     nodes = 0.0
@@ -172,7 +187,7 @@ def _two_level(features: GroupFeatures, schedule: Schedule, profile: DeviceProfi
         partials = min(valence, workgroups)
         team = team_of(partials, schedule.workgroup_size)
         words = place.nodes * partials * (place.width + 1)
-        nodes += max(partials / team * profile.step, 4 * words / profile.bytes)
+        nodes += max(partials / team * profile.step, size * words / profile.bytes)
     dispatches = 1 + len({p.node_set for p in features.places})
     return dispatches * profile.dispatch + elements + nodes
 
@@ -185,7 +200,7 @@ def _atomic(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile)
     additions = features.elements * sum(p.columns for p in features.places)
     # Few additions to a word meet; those beyond what fits side by side wait for each other.
     crowd = max(0.0, features.largest_valence - 64.0)
-    arithmetic = features.elements * features.operations / profile.operations
+    arithmetic = features.elements * features.operations / profile.rate(features.precision)
     return 2 * profile.dispatch + max(arithmetic, additions / rate) + contended * crowd
 
 

@@ -108,7 +108,7 @@ class GroupFeatures:
         block_entries: entries of JᵀJ (its lower triangle) that do.
         parameters: numbers gathered from parameters.
         data: numbers of data.
-        word_bytes: bytes of a number in the precision in use.
+        precision: of numbers: ``float32``, ``float64``, ``float64-native``, ``float64-emulated``.
         places: nodes that an element gathers; empty on the host.
         assembly: on the host, what summing JᵀJ takes.
     """
@@ -123,9 +123,14 @@ class GroupFeatures:
     block_entries: int
     parameters: int
     data: int
-    word_bytes: int
+    precision: str
     places: tuple[PlaceFeatures, ...] = ()
     assembly: AssemblyFeatures | None = None
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of a number."""
+        return 4 if self.precision == "float32" else 8
 
     @property
     def valences(self) -> tuple[float, ...]:
