@@ -86,6 +86,7 @@ from autograd_gpu.probes import probe
 from autograd_gpu.quaternion import Quaternion
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.rewrite import simplify
+from autograd_gpu.runtime import caches as cache
 from autograd_gpu.runtime.adapters import devices
 from autograd_gpu.runtime.batch_executor import GPUBatchExecutor
 from autograd_gpu.runtime.choice import enable_gpu
@@ -185,6 +186,7 @@ __all__ = [
     "atan",
     "atan2",
     "binary_cross_entropy_loss",
+    "cache",
     "categorical_cross_entropy_loss",
     "cbrt",
     "ceil",

@@ -190,6 +190,19 @@ def build_app() -> Any:
 
     @app.command()
     @one_message
+    def cache(
+        clear: Annotated[bool, typer.Option("--clear", help="Remove what is kept.")] = False,
+    ) -> None:
+        """Say what is kept on disk for the next process, and where; or remove it."""
+        if clear:
+            ag.cache.clear()
+        kept = [row for row in ag.cache.info() if row.where != "memory"]
+        rows = [[row.name, f"{row.entries}", f"{row.size / 2**20:.1f} MiB"] for row in kept]
+        title = f"Caches in {ag.cache.folder() or 'no folder'}"
+        print_table(title, ["kind", "entries", "size"], rows)
+
+    @app.command()
+    @one_message
     def bench(
         level: Annotated[int, typer.Option(min=0, max=8, help="Subdivisions of the sphere.")] = 4,
     ) -> None:

@@ -36,18 +36,21 @@ def cache_folder() -> Path | None:
     return Path(platformdirs.user_cache_dir("autograd-gpu", appauthor=False))
 
 
-def private_folder(folder: Path) -> Path | None:
-    """The folder, made if need be, that nobody but this user can write; None if that cannot be had.
+def private_folder(folder: Path, make: bool = True) -> Path | None:
+    """The folder, if nobody but this user can write it; None if that cannot be had.
 
     What is kept becomes code again (sources are executed, machine code is loaded), so an entry of
     somebody else's would be theirs to run.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            return None
         foreign = hasattr(os, "getuid") and status.st_uid != os.getuid()
         open_to_others = os.name == "posix" and status.st_mode & 0o022
-        if foreign or open_to_others or not stat.S_ISDIR(status.st_mode):
+        if foreign or open_to_others:
             _warn_of_folder(folder)
             return None
         if os.name == "posix" and status.st_mode & 0o077:
@@ -98,7 +101,7 @@ class DiskCache:
     def get(self, key: Iterable[str]) -> bytes | None:
         """The entry; None if there is none. A damaged one is warned of once, and removed."""
         path = self.path(key)
-        if path is None or private_folder(path.parent) is None:
+        if path is None or private_folder(path.parent, make=False) is None:
             return None
         try:
             stored = path.read_bytes()

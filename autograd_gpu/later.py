@@ -5,9 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 
-LATER: dict[str, str] = {
-    "cache": "caches on disk",
-}
+LATER: dict[str, str] = {}
 
 
 def refuse(name: str) -> object:

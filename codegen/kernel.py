@@ -252,6 +252,11 @@ def make_kernel(topology: Topology, product: Product) -> Kernel:
     return _make_kernel(topology.serial, product, _Uncompared(topology))
 
 
+def kernel_cache() -> Any:
+    """The kernels in memory, as ``lru_cache`` shows them."""
+    return _make_kernel
+
+
 class _Uncompared:
     """Carries a topology past ``lru_cache``, whose key is the serialisation alone."""
 

@@ -66,6 +66,17 @@ def compile_source(source: Source) -> Callable[..., Any]:
     return function
 
 
+def cached_functions() -> int:
+    """Number of compiled functions in memory."""
+    return len(_compiled)
+
+
+def forget_functions() -> None:
+    """Let go of the compiled functions in memory; sessions keep those that they use."""
+    with _lock:
+        _compiled.clear()
+
+
 def _compile(source: Source) -> Callable[..., Any]:
     import numba
     from numba.core.errors import NumbaError
