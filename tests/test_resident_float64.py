@@ -96,6 +96,16 @@ def test_problems_without_data(backend: Backend) -> None:
     np.testing.assert_allclose(solution.values["x"], 1.0, atol=1e-10)
 
 
+@each_on_llvmpipe
+def test_a_start_that_is_not_finite_names_the_residual(backend: Backend) -> None:
+    problem = ag.Problem()
+    x = problem.parameters("x", np.array([1.0, 2.0, -1.0]))
+    problem.add_residuals(lambda p: ag.sqrt(p) - 1.0, x, name="roots")
+    solution = solve_on(backend, problem)
+    assert solution.status is ag.Status.FAILED_NUMERICAL
+    assert "residuals 'roots', element 2" in solution.message
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["W2_s3", "W4_s3", "W3"])
 @each_on_llvmpipe
