@@ -91,7 +91,7 @@ class Analysis:
         self._moved: dict[tuple[object, ...], BackendChoice] = {}
         self._retractions: dict[tuple[object, ...], Retraction] = {}
         self._limits = problem.batch_limits
-        self._memory_budget = problem.memory_budget
+        self.memory_budget = problem.memory_budget
         self._origin: Analysis | None = None
 
     def _bind(self, group: ResidualGroup) -> BoundGroup:
@@ -378,7 +378,7 @@ class Analysis:
             return NumpySession((), self.parameter_count, "float64")
         if self._limits is None:
             lanes = measured_lanes(groups) if choice.backend == "numba" else None
-            count, budget = self.parameter_count, self._memory_budget
+            count, budget = self.parameter_count, self.memory_budget
             return open_session(choice, groups, count, lanes, budget)
         return BatchExecutor(groups, self.parameter_count, choice, self._limits)
 

@@ -74,7 +74,7 @@ def _argument(value: Any, owns: Callable[[ParameterArray], bool], what: str) -> 
         return ragged_argument(value, what)
     if isinstance(value, Shared):
         return DataRows(value.values[None], True)
-    values = finite_array(value, what)
+    values = finite_array(value, what, keep_mapped=True)
     if values.ndim == 0:
         return DataRows(values[None], True)
     if values.ndim > 3:

@@ -16,11 +16,14 @@ from typing import Protocol
 import numpy as np
 
 from autograd_gpu.codegen.kernel import energy_of
-from autograd_gpu.runtime.batch import BoundGroup, FloatArray
+from autograd_gpu.codegen.render import Source
+from autograd_gpu.errors import DeviceLimitError
+from autograd_gpu.runtime.batch import BoundGroup, FloatArray, Session
 from autograd_gpu.runtime.choice import BackendChoice, open_session
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.host_assembly import HostAssembly
 from autograd_gpu.runtime.number_formats import FORMATS
+from autograd_gpu.runtime.streamed_session import StreamedSession
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.solution import KernelSummary
@@ -89,18 +92,27 @@ class ElementEnergies:
     Args:
         analysis: the problem; borrowed.
         choice: backend and precision.
+        groups: of one row each, the cost of an element.
+        session: over those; owned from here on.
         watch: books the time.
     """
 
-    def __init__(self, analysis: Analysis, choice: BackendChoice, watch: Stopwatch) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        choice: BackendChoice,
+        groups: list[BoundGroup],
+        session: Session,
+        watch: Stopwatch,
+    ) -> None:
         self._analysis = analysis
         self._choice = choice
         self._watch = watch
-        self._groups = [*map(_energy_group, analysis.groups), *analysis.energies]
+        self._groups = groups
+        self._session = session
         indptr, indices, self._kept = analysis.pattern_of(self._groups)
         self._assembly = HostAssembly(indptr, indices, analysis.column_count)
         watch.lap("analyze")
-        self._session = open_session(choice, self._groups, analysis.parameter_count)
         self._session.prepare()
         self._assembly.prepare_transposed()
         self._ones = np.ones(len(indptr) - 1)
@@ -161,20 +173,27 @@ class ElementEnergies:
 
     def kernels(self) -> tuple[KernelSummary, ...]:
         """Generated kernels of the session."""
-        names = {g.topology.key: g.name for g in reversed(self._groups)}
-        return tuple(
-            KernelSummary(
-                name=f"{names[s.kernel.topology_key]} energy {s.kernel.product.value}",
-                target=s.target,
-                ops=s.kernel.graph.stats.ops,
-            )
-            for s in self._session.sources()
-        )
+        return energy_kernels(self._groups, self._session.sources())
 
     def close(self) -> None:
         """Free the session and stop the threads."""
         self._session.close()
         self._assembly.close()
+
+
+def energy_kernels(
+    groups: Sequence[BoundGroup], sources: Sequence[Source]
+) -> tuple[KernelSummary, ...]:
+    """Generated kernels of element energies, for the report."""
+    names = {g.topology.key: g.name for g in reversed(groups)}
+    return tuple(
+        KernelSummary(
+            name=f"{names[s.kernel.topology_key]} energy {s.kernel.product.value}",
+            target=s.target,
+            ops=s.kernel.graph.stats.ops,
+        )
+        for s in sources
+    )
 
 
 def _energy_group(group: BoundGroup) -> BoundGroup:
@@ -202,9 +221,12 @@ class DeviceGradient:
         start: FloatArray,
         watch: Stopwatch,
     ) -> None:
+        from autograd_gpu.runtime.gathered_products import GatheredProducts
+        from autograd_gpu.runtime.node_incidences import NodeIncidences
         from autograd_gpu.runtime.node_tables import NodeTables
         from autograd_gpu.runtime.operators import Operators
         from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
+        from autograd_gpu.runtime.schedules import Schedule
         from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 
         self._analysis = analysis
@@ -212,15 +234,21 @@ class DeviceGradient:
         self._session = analysis.session(choice)
         chooser = ScheduleChooser("gradient", identity_of(device))
         self._precision = choice.precision
-        tables = NodeTables(
-            array_layouts(analysis),
-            analysis.groups,
-            start,
-            schedules=chooser,
-            precision=choice.precision,
-        )
-        self._type = f": {tables.structure.real.type} = "
-        self._operators = Operators(device, tables)
+        given = (array_layouts(analysis), analysis.groups, start)
+        self._operators: Operators | GatheredProducts
+        lists: NodeIncidences
+        try:
+            lists = tables = NodeTables(*given, schedules=chooser, precision=choice.precision)
+            self._operators = Operators(device, tables)
+        except DeviceLimitError:  # of a binding, of the device's memory, or of a budget for it
+            if choice.precision != "float32":
+                raise
+            lists = NodeIncidences(*given, schedules=[Schedule()])
+            # Half of a budget: residuals need room as well.
+            budget = device.memory.budget
+            half = None if budget is None else (budget - device.memory.bytes) // 2
+            self._operators = GatheredProducts(device, lists, half, ("gradient",))
+        self._type = f": {lists.structure.real.type} = "
         self.description = device.name
         watch.lap("compile")
 
@@ -271,4 +299,11 @@ def open_cost_gradient(
     if resident and analysis.column_count and plain and not analysis.has_long_rows:
         assert choice.device is not None
         return DeviceGradient(analysis, choice, choice.device, start, watch)
-    return ElementEnergies(analysis, choice, watch)
+    groups = [*map(_energy_group, analysis.groups), *analysis.energies]
+    budget = analysis.memory_budget
+    session = open_session(choice, groups, analysis.parameter_count, memory_budget=budget)
+    if isinstance(session, StreamedSession):
+        from autograd_gpu.solvers.streamed_energies import StreamedEnergies
+
+        return StreamedEnergies(analysis, groups, session, watch)
+    return ElementEnergies(analysis, choice, groups, session, watch)

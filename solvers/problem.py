@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from autograd_gpu.solvers.evaluation import Evaluation
     from autograd_gpu.solvers.explanation import Explanation
     from autograd_gpu.solvers.gradient_check import GradientCheck
+    from autograd_gpu.solvers.piece_products import PieceProducts
 
 
 class Problem:
@@ -474,6 +475,30 @@ class Problem:
         from autograd_gpu.solvers.evaluation import evaluate
 
         return evaluate(self, backend, precision, device)
+
+    def products(
+        self,
+        backend: str = "auto",
+        precision: str = "auto",
+        device: Device | str | None = None,
+        memory_budget: int | None = None,
+    ) -> PieceProducts:
+        """Cost, gradient and JᵀJ v at the current parameters in bounded memory, without J.
+
+        Args:
+            backend: as in ``solve``.
+            precision: as in ``solve``.
+            device: as in ``solve``.
+            memory_budget: bytes of what is in memory at a time beside the vectors; None for the
+                problem's.
+
+        Raises:
+            InputError: an unknown option, or a problem with energies or outside residuals.
+            DeviceMemoryError: not even one element fits.
+        """
+        from autograd_gpu.solvers.piece_products import PieceProducts
+
+        return PieceProducts(self, backend, precision, device, memory_budget)
 
     def check_gradients(self, samples: int = 64, seed: int = 0) -> GradientCheck:
         """Compare every Jacobian with central differences at (up to ``samples``) elements."""

@@ -140,7 +140,7 @@ def replaced_rows(old: DataRows, array: ArrayLike, what: str) -> DataRows:
     Raises:
         ShapeError: another shape than before.
     """
-    values = finite_array(array, what)
+    values = finite_array(array, what, keep_mapped=True)
     values = values[None] if old.shared else values
     if values.shape != old.values.shape:
         first = 1 if old.shared else 0
@@ -274,7 +274,7 @@ def weighted(graph: Graph, weight: ArrayLike, count: int, what: str) -> tuple[Gr
     m = len(graph.outputs)
     if isinstance(weight, Shared):
         weight = weight.values
-    values = finite_array(weight, f"{what}, weight")
+    values = finite_array(weight, f"{what}, weight", keep_mapped=True)
     if values.shape in ((), (m, m)) and values.shape != (count,):
         rows = DataRows(values[None], True)
     elif values.shape in ((count,), (count, m, m)):

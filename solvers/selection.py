@@ -20,13 +20,33 @@ from autograd_gpu.ir import Shape
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 
+MAPPED_ROWS = 1 << 18
+"""Rows of a memory-mapped array that are looked at together."""
 
-def finite_array(value: Any, what: str) -> FloatArray:
-    """A float64 copy of ``value``.
+
+def _mapped(value: Any, dtype: type) -> NDArray[Any] | None:
+    """A memory-mapped array of that type as it is, but read-only; None for anything else."""
+    if not isinstance(value, np.memmap):
+        return None
+    given = cast("NDArray[Any]", value)
+    if given.dtype != dtype or given.ndim == 0:
+        return None
+    view = given.view()
+    view.flags.writeable = False
+    return view
+
+
+def finite_array(value: Any, what: str, *, keep_mapped: bool = False) -> FloatArray:
+    """A float64 copy of ``value``; with ``keep_mapped`` a memory-mapped one stays on its file.
 
     Raises:
         InputError: not numbers, or NaN or infinity in it; the message counts and names the first.
     """
+    mapped = _mapped(value, np.float64) if keep_mapped else None
+    if mapped is not None:
+        for first in range(0, len(mapped), MAPPED_ROWS):
+            finite_array(mapped[first : first + MAPPED_ROWS], f"{what}, rows from {first} on")
+        return mapped
     try:
         given: NDArray[Any] = np.asarray(value)
         # NumPy would drop imaginary parts and read numbers out of text.
@@ -53,10 +73,18 @@ def finite_array(value: Any, what: str) -> FloatArray:
 def index_array(index: Any, length: int, what: str) -> IndexArray:
     """Checked positions into something of ``length`` entries, from an index list or a mask.
 
+    A memory-mapped array of 64-bit integers stays on its file.
+
     Raises:
         IndexRangeError: negative or too large.
         ShapeError: not one-dimensional, a mask of another length, or not integers.
     """
+    mapped = _mapped(index, np.int64)
+    if mapped is not None and mapped.ndim == 1:
+        for first in range(0, len(mapped), MAPPED_ROWS):
+            rows = np.array(mapped[first : first + MAPPED_ROWS])
+            index_array(rows, length, f"{what}, indices from position {first} on")
+        return mapped
     try:
         array: NDArray[Any] = np.asarray(index)
     except ValueError as error:
@@ -223,6 +251,8 @@ class Selection(_Unknowns):
     def _blocks(self, positions: Any) -> Any:
         if self.indices is not None:
             return self.indices[positions]
+        if self.offset == 0 and self.stride == 1:
+            return positions  # a memory-mapped index stays on its file
         return self.offset + self.stride * positions
 
     def __repr__(self) -> str:

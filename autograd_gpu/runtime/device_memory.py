@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ IDLE_LIMIT = 1 << 28
 """Bytes of buffers that wait to be used again, at most."""
 
 LARGEST_SURPLUS = 1.25
-"""A waiting buffer serves for one that is smaller by up to this factor; under a budget, for any."""
+"""A waiting buffer serves for one that is smaller by up to this factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class DeviceMemory:
 
         What it holds is what its last owner left there.
         """
-        largest = max(LARGEST_SURPLUS * size, 256.0) if self.budget is None else math.inf
+        largest = max(LARGEST_SURPLUS * size, 256.0)
         with self._lock:
             fitting = [
                 entry
