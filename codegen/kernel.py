@@ -303,7 +303,7 @@ def _make_kernel(serial: bytes, product: Product, carried: _Uncompared) -> Kerne
 
 def _document(kernel: Kernel) -> dict[str, Any]:
     return {
-        "graph": graph_document(kernel.graph),
+        "graph": graph_document(kernel.graph, rows=True),
         "entries": [[e.row, e.column, e.output, e.constant.hex(), e.per_item]
                     for e in kernel.entries],
     }  # fmt: skip

@@ -118,6 +118,30 @@ def test_graphs_from_disk_evaluate_to_the_same_bits() -> None:
     np.testing.assert_array_equal(values[0], values[1])
 
 
+@pytest.mark.parametrize("target", ["numba", "wgsl", "jax"])
+def test_loops_over_long_rows_are_kept_too(target: str) -> None:
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, 50, 2 * 40)
+    problem = ag.Problem()
+    x = problem.parameters("x", rng.normal(size=(50, 3)))
+    problem.add_residuals(
+        lambda p, row: ag.norm(p - ag.mean(row)) + ag.min([ag.norm(q) for q in row]),
+        x[:2], x[ag.Ragged([0, 40, 80], indices)],
+    )  # fmt: skip
+    (group,) = problem.groups
+    assert any(slot.is_row for slot in group.topology.slots)
+
+    def text() -> str:
+        forget()
+        kernel = make_kernel(group.topology, Product.RESIDUAL_JACOBIAN)
+        return render(kernel, target, "float32").source
+
+    first, made = generated(text)
+    assert made == ["derived graph", "source"]
+    second, made = generated(text)
+    assert made == [] and second == first
+
+
 def value_of(answer: Any = 1) -> Any:
     return kept("thing", ("key",), lambda: answer, lambda v: v, lambda v: 1 * v)
 

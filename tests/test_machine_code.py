@@ -150,7 +150,9 @@ from autograd_gpu.events import listen
 
 class Counts(dict):
     def hear(self, event):
-        self[event.kind] = self.get(event.kind, 0) + 1
+        # Kernels of the linear algebra may have been compiled long ago, beside their module.
+        if event.kind == "generate" or event.name.startswith("residual"):
+            self[event.kind] = self.get(event.kind, 0) + 1
 
 def chain(a, b):
     return ag.norm(a - b) + ag.sin(a[0]) * ag.exp(b[1]) - 1.0
@@ -183,3 +185,44 @@ def test_a_second_process_loads_everything_and_compiles_nothing(tmp_path: Path) 
     assert second["load"] == 4 and "compile" not in second
     assert first["generate"] == 5 and "generate" not in second  # a derived graph, four texts
     assert second["costs"] == first["costs"]
+
+
+ASSEMBLY = """
+import sys, warnings
+import numpy as np
+from autograd_gpu.events import listen
+from autograd_gpu.runtime.assembly_kernels import kernel
+
+class Kinds(list):
+    def hear(self, event):
+        self.append(event.kind)
+
+kinds = Kinds()
+listen(kinds)
+out = np.zeros(1)
+one = np.ones(1)
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    kernel("product", "int32")(
+        0, 1, np.array([0, 1], np.int32), np.zeros(1, np.int32), 3.0 * one, 2.0 * one, out
+    )
+print(out[0], *kinds, len([w for w in seen if "damaged" in str(w.message)]))
+"""
+
+
+def test_a_damaged_index_of_our_own_kernels_is_made_again(tmp_path: Path) -> None:
+    def run() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", ASSEMBLY],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "numba")},
+        )
+        return done.stdout.strip()
+
+    assert run() == "6.0 compile 0"
+    (index,) = tmp_path.rglob("*.nbi")
+    index.write_bytes(index.read_bytes()[:-20])
+    assert run() == "6.0 compile 1"
+    assert run() == "6.0 load 0"

@@ -11,12 +11,14 @@ import functools
 import importlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autograd_gpu.disk_cache import damaged
 from autograd_gpu.events import report
 from autograd_gpu.runtime.block_kernels import BLOCK_KERNELS
 from autograd_gpu.runtime.iterative_kernels import ITERATIVE_KERNELS
@@ -360,10 +362,27 @@ def kernel(name: str, index_type: str, gram_index_type: str = "int32") -> Callab
     function = _calling_compiled(function, numba.njit(nogil=True))
     signature = types.void(*(argument(code) for code in codes.split()))
     start = time.perf_counter()
-    try:
-        compiled = numba.njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder that a cache could be written to
-        compiled = numba.njit(signature, nogil=True)(function)
+    compiled = _compiled(function, signature)
     kind = "load" if hits(compiled) else "compile"
     report(kind, name, start=start, seconds=time.perf_counter() - start, target="numba")
     return compiled
+
+
+def _compiled(function: Callable[..., None], signature: Any) -> Callable[..., None]:
+    """Machine code, kept by Numba beside this module or where it keeps that of other packages."""
+    numba: Any = importlib.import_module("numba")
+    try:
+        made = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no folder that a cache could be written to
+        return numba.njit(signature, nogil=True)(function)
+    try:
+        made.compile(signature)
+    except Exception:  # Numba unpickles its index whatever became of the file
+        folder = Path(made.stats.cache_path)
+        for file in folder.glob(f"*.{function.__qualname__}-*.nb[ic]"):
+            file.unlink(missing_ok=True)
+        damaged(folder / function.__qualname__)
+        made = numba.njit(nogil=True, cache=True)(function)
+        made.compile(signature)
+    made.disable_compile()
+    return made
