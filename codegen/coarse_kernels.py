@@ -43,7 +43,8 @@ from autograd_gpu.codegen.coarse_space import (
     prolongation,
     restriction,
 )
-from autograd_gpu.codegen.incidence import STORED_JACOBIAN, Contribution, structure_key
+from autograd_gpu.codegen.element_parts import STORED_JACOBIAN, Contribution
+from autograd_gpu.codegen.incidence import structure_key
 from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements
 from autograd_gpu.codegen.solve_kernels import (
     Loader,

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from autograd_gpu.codegen.incidence import Contribution, ElementParts, SolveStructure
+from autograd_gpu.codegen.element_parts import Contribution, ElementParts
+from autograd_gpu.codegen.incidence import SolveStructure
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.rewrite import RULES, simplify
 

@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from autograd_gpu.codegen.element_parts import VECTOR, Contribution, column_offsets
 from autograd_gpu.codegen.incidence import (
-    VECTOR,
-    Contribution,
     ElementContribution,
     GroupStructure,
     NodeSlot,
     SolveStructure,
     block_contribution,
-    column_offsets,
     element_contribution,
     gradient_contribution,
     product_contribution,

@@ -22,16 +22,13 @@ from functools import lru_cache
 from typing import Any
 
 from autograd_gpu.codegen.block_factor import block_factor, lower_index
+from autograd_gpu.codegen.element_parts import STORED_JACOBIAN, VECTOR, Contribution, column_offsets
 from autograd_gpu.codegen.incidence import (
-    STORED_JACOBIAN,
-    VECTOR,
     WORKGROUP_SIZE,
-    Contribution,
     GroupStructure,
     Kind,
     SolveStructure,
     block_pattern,
-    column_offsets,
     gradient_contribution,
     linearize_contribution,
     product_contribution,

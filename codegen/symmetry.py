@@ -10,9 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from autograd_gpu.codegen.element_parts import VECTOR, Contribution
 from autograd_gpu.codegen.incidence import (
-    VECTOR,
-    Contribution,
     GroupStructure,
     gradient_contribution,
     group_key,

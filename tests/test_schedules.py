@@ -13,7 +13,8 @@ import pytest
 import autograd_gpu as ag
 import workloads
 from adapters_for_tests import wgsl_adapters
-from autograd_gpu.codegen.incidence import PRODUCTS, block_record
+from autograd_gpu.codegen.element_parts import block_record
+from autograd_gpu.codegen.incidence import PRODUCTS
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime import schedule_choice
 from autograd_gpu.runtime.device import Device

@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 from ..codegen.block_factor import PIVOT_FLOOR, lower_index
+from ..codegen.element_parts import column_offsets
 from ..codegen.incidence import (
     GroupStructure,
-    column_offsets,
     gradient_contribution,
     image_graph,
     linearize_contribution,

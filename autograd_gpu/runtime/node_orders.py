@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autograd_gpu.codegen.incidence import GroupStructure, NodeSlot, block_record
+from autograd_gpu.codegen.element_parts import block_record
+from autograd_gpu.codegen.incidence import GroupStructure, NodeSlot
 from autograd_gpu.codegen.kernel import Product, SlotKind
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding
 from autograd_gpu.runtime.locality import lexical_order, node_order

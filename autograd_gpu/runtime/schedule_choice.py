@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import platform
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
@@ -26,6 +28,7 @@ from autograd_gpu.runtime.schedules import (
     Schedule,
     alternatives,
 )
+from autograd_gpu.runtime.threads import available_threads
 
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
@@ -59,16 +62,26 @@ def identity_of(device: Device | None) -> DeviceIdentity:
         return DeviceIdentity(_host_key(), GPU)
     adapter = device.adapter
     profile = PROFILES["software" if adapter.is_software else "gpu"]
-    version = importlib.metadata.version("wgpu")
-    return DeviceIdentity((adapter.name, adapter.backend, adapter.driver, version), profile)
+    return DeviceIdentity((adapter.name, adapter.backend, adapter.driver, _wgpu_version()), profile)
 
 
+@lru_cache(maxsize=1)
+def _wgpu_version() -> str:
+    return importlib.metadata.version("wgpu")
+
+
+@lru_cache(maxsize=1)
 def _host_key() -> tuple[str, ...]:
-    import platform
+    return ("CPU", platform.machine(), _processor(), f"{available_threads()} threads")
 
-    from autograd_gpu.runtime.threads import available_threads
 
-    return ("CPU", platform.machine(), platform.processor(), f"{available_threads()} threads")
+def _processor() -> str:
+    """The model of the CPU; ``platform`` starts a program to find it, and often does not."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration, IndexError):
+        return platform.processor()
 
 
 def size_class(count: int) -> int:

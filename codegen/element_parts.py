@@ -1,0 +1,181 @@
+"""Jacobian, residuals and vector of one element as IR: what incidences contribute is made of them.
+
+They are recomputed from parameters and data, or loaded from an element's record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from autograd_gpu.codegen.block_factor import lower_index
+from autograd_gpu.codegen.element_blocks import BlockRecord, Key, Term, record_terms
+from autograd_gpu.ir import Argument, Builder, Graph
+from autograd_gpu.rewrite import RULES, simplify
+
+if TYPE_CHECKING:
+    from autograd_gpu.codegen.incidence import GroupStructure, NodeSlot
+
+# Argument positions after the slots in a contribution graph.
+STORED_JACOBIAN, VECTOR, RESIDUAL = 0, 1, 2
+
+
+def column_offsets(group: GroupStructure) -> list[tuple[NodeSlot, int]]:
+    """(slot, component) of each local Jacobian column."""
+    return [(s, k) for s in group.slots if s is not None for k in range(s.width)]
+
+
+class ElementParts:
+    """Jacobian, residual and vector of one element inside a builder."""
+
+    def __init__(self, group: GroupStructure) -> None:
+        self.group = group
+        self.builder = Builder(RULES)
+        kernel = group.kernel
+        self.extra = len(kernel.slots)
+        b, m = self.builder, kernel.residual_size
+        values: list[int] = []
+        # What a record of blocks does not have is recomputed.
+        loaded = group.stored and group.blocks is None
+        if loaded:
+            self.residual = [b.input(self.extra + RESIDUAL, i) for i in range(m)]
+        else:
+            ids = b.absorb(kernel.graph.nodes)
+            values = [ids[o] for o in kernel.graph.outputs]
+            self.residual = values[:m]
+        # row -> column -> node
+        self.rows: list[dict[int, int]] = [{} for _ in range(m)]
+        for entry in kernel.entries:
+            if entry.output is None:
+                node = b.constant(entry.constant)
+            elif loaded:
+                node = b.input(self.extra + STORED_JACOBIAN, entry.output)
+            else:
+                node = values[m + entry.output]
+            self.rows[entry.row][entry.column] = node
+
+    def own_rows(self, place: int) -> list[dict[int, int]]:
+        """Rows over the components of the node at ``place``; slots that share a place add up."""
+        columns = column_offsets(self.group)
+        rows: list[dict[int, int]] = []
+        for row in self.rows:
+            own: dict[int, int] = {}
+            for column, node in row.items():
+                slot, k = columns[column]
+                if slot.place == place:
+                    a = slot.offset + k
+                    own[a] = self.builder.apply("add", own[a], node) if a in own else node
+            rows.append(own)
+        return rows
+
+    def total(self, terms: Sequence[tuple[int, int]]) -> int:
+        """Sum of products."""
+        b = self.builder
+        result = b.constant(0.0)
+        for x, y in terms:
+            result = b.apply("add", result, b.apply("mul", x, y))
+        return result
+
+    def freeze(self, outputs: Sequence[int], name: str, extra: Sequence[Argument] = ()) -> Graph:
+        """The graph of ``outputs``; ``extra`` arguments follow the usual ones."""
+        kernel = self.group.kernel
+        arguments = [Argument(f"s{k}", s.shape) for k, s in enumerate(kernel.slots)]
+        arguments += [
+            Argument("stored", (max(1, self.group.stored_entries),)),
+            Argument("vector", (kernel.columns,)),
+            Argument("residual", (max(1, self.group.stored_residuals),)),
+            *extra,
+        ]
+        return simplify(Graph.build(self.builder, outputs, arguments, None, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A graph and, for each output, the accumulator that it adds to."""
+
+    graph: Graph
+    targets: tuple[int, ...]
+
+
+@lru_cache(maxsize=512)
+def block_record(group: GroupStructure) -> BlockRecord:
+    """What an element stores of JᵀJ and Jᵀr."""
+    parts = ElementParts(replace(group, stored=False, blocks=None))
+    rows: list[dict[Key, int]] = [{} for _ in parts.rows]
+    for slot in group.places:
+        for row, own in zip(rows, parts.own_rows(slot.place), strict=True):
+            row.update({(slot.place, a): node for a, node in own.items()})
+    keys = sorted({key for row in rows for key in row})
+    pairs = [(a, b) for a in keys for b in keys if b <= a]
+    products = [
+        parts.total([(row[a], row[b]) for row in rows if a in row and b in row]) for a, b in pairs
+    ]
+    gradient = [
+        parts.total([(row[a], parts.residual[i]) for i, row in enumerate(rows) if a in row])
+        for a in keys
+    ]
+    stored, product_terms = record_terms(parts.builder, products)
+    sums, gradient_terms = record_terms(parts.builder, gradient)
+    return BlockRecord(
+        graph=parts.freeze([*stored, *sums], "blocks"),
+        products=dict(zip(pairs, product_terms, strict=True)),
+        gradient=dict(zip(keys, gradient_terms, strict=True)),
+        product_count=len(stored),
+    )
+
+
+class LoadedBlocks:
+    """JᵀJ and Jᵀr of one element, loaded from its record of blocks."""
+
+    def __init__(self, group: GroupStructure, blocks: BlockRecord) -> None:
+        self.parts = ElementParts(group)
+        self.blocks = blocks
+        self._column: dict[Key, int] = {}
+        for column, (slot, k) in enumerate(column_offsets(group)):
+            self._column.setdefault((slot.place, slot.offset + k), column)
+
+    def _load(self, argument: int, term: Term) -> int:
+        b = self.parts.builder
+        if term.position is None:
+            return b.constant(term.factor)
+        node = b.input(self.parts.extra + argument, term.position)
+        return node if term.factor > 0.0 else b.apply("neg", node)
+
+    def gradient(self, place: int) -> dict[int, int]:
+        """Component of the node at ``place`` -> its entry of Jᵀr."""
+        terms = self.blocks.gradient.items()
+        return {a: self._load(RESIDUAL, term) for (p, a), term in terms if p == place}
+
+    def image(self, place: int) -> dict[int, int]:
+        """Component of the node at ``place`` -> its entry of JᵀJ v."""
+        b = self.parts.builder
+        found: dict[int, int] = {}
+        for key in self.blocks.keys:
+            if key[0] == place:
+                entries = [
+                    self.blocks.products[max(key, other), min(key, other)]
+                    for other in self.blocks.keys
+                ]
+                vector = [
+                    b.input(self.parts.extra + VECTOR, self._column[other])
+                    for other in self.blocks.keys
+                ]
+                pairs = zip(entries, vector, strict=True)
+                found[key[1]] = self.parts.total(
+                    [(self._load(STORED_JACOBIAN, term), v) for term, v in pairs]
+                )
+        return found
+
+    def diagonal(self, place: int) -> dict[int, int]:
+        """Packed position -> entry of the diagonal block of the node at ``place``."""
+        return {
+            lower_index(a[1], b[1]): self._load(STORED_JACOBIAN, term)
+            for (a, b), term in self.blocks.products.items()
+            if a[0] == b[0] == place and term != Term(None, 0.0)
+        }
+
+    def contribution(self, sums: dict[int, int], name: str) -> Contribution:
+        """Target -> node as a contribution."""
+        return Contribution(self.parts.freeze(list(sums.values()), name), tuple(sums))
