@@ -82,9 +82,9 @@ def main(stage: Stage, cells: int = 26, steps: int = 40) -> None:
     problem = build(mesh)
     x, v = np.array(mesh.vertices), np.zeros_like(mesh.vertices)
     ball = scenes.spheres(np.zeros((1, 3)), RADIUS, BALL, fineness=4)
-    floor = ag.meshes.grid(1, 1, 3.0, 3.0)
+    floor = ag.meshes.grid(1, 1, 2.0, 2.0)
     ground = scenes.checked_body(
-        "floor", floor.vertices[:, [0, 2, 1]] + [-1.5, -0.75, -1.5], floor.faces[:, ::-1],
+        "floor", floor.vertices[:, [0, 2, 1]] + [-1.0, -0.75, -1.0], floor.faces[:, ::-1],
         (0.86, 0.87, 0.89),
     )  # fmt: skip
     frames, rows = list[list[scenes.Body]](), list[list[str]]()

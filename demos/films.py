@@ -96,7 +96,7 @@ def save_gif(path: Path, frames: Sequence[scenes.Image], seconds: float) -> None
     # One palette for all frames: colours do not flicker, and the file is small.
     first = Image.fromarray(
         np.concatenate([frames[k] for k in (0, len(frames) // 2, -1)])
-    ).quantize(128)
+    ).quantize(256, Image.Quantize.MAXCOVERAGE)
     images = [
         Image.fromarray(frame).quantize(palette=first, dither=Image.Dither.NONE) for frame in frames
     ]
