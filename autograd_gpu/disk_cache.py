@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
 import tempfile
@@ -22,6 +23,8 @@ from pathlib import Path
 FOLDER_VARIABLE = "AUTOGRAD_GPU_CACHE_DIR"
 """Environment variable that names another folder; empty for none, and so no cache on disk."""
 _DIGEST_SIZE = 16
+_BYTES_EVERY = 16
+_puts = itertools.count()
 _warned: set[Path] = set()
 _warned_lock = threading.Lock()
 
@@ -127,6 +130,12 @@ class DiskCache:
             self._prune(path.parent)
 
     def _prune(self, folder: Path) -> None:
+        """Keep the bounds: entries always, bytes now and then, since those take a look at each."""
+        full = len(os.listdir(folder)) > self._limit
+        if not full and next(_puts) % _BYTES_EVERY:
+            return
+        # An eighth more goes at once, so that not every further entry takes a look at all.
+        most = self._limit - self._limit // 8 if full else self._limit
         found: list[tuple[float, int, Path]] = []
         for path in folder.iterdir():
             # Another process may remove it first.
@@ -135,7 +144,7 @@ class DiskCache:
                 found.append((status.st_mtime, status.st_size, path))
         count, total = len(found), sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
-            if count <= self._limit and total <= self._limit_bytes:
+            if count <= most and total <= self._limit_bytes:
                 break
             path.unlink(missing_ok=True)
             count, total = count - 1, total - size

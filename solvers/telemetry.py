@@ -6,7 +6,7 @@
 | ``compile`` | a function or pipeline was compiled | target |
 | ``load`` | machine code came from disk | target |
 | ``cache`` | something was looked for | hit |
-| ``run`` | a kernel ran on the CPU over a range | elements |
+| ``run`` | a kernel ran on the CPU over a range, or was handed to JAX, untimed | elements |
 | ``dispatch`` | a kernel was handed to a device | invocations |
 | ``device`` | a pass of dispatches of a kernel took its time there | dispatches |
 | ``upload``, ``download`` | bytes travelled; a download waits for the work before it | bytes |

@@ -72,6 +72,15 @@ def test_the_number_of_entries_is_bounded(tmp_path: Path) -> None:
     assert len(list((tmp_path / "kind").iterdir())) == 4
 
 
+def test_the_number_of_bytes_is_bounded(tmp_path: Path) -> None:
+    cache = DiskCache("kind", folder=tmp_path, limit_bytes=20_000)
+    for k in range(64):
+        cache.put((str(k),), bytes(1000))
+    # Looked at every sixteenth time.
+    assert 16 <= len(list((tmp_path / "kind").iterdir())) <= 35
+    assert cache.get(("63",)) is not None and cache.get(("0",)) is None
+
+
 def test_readers_see_whole_entries_while_others_write(tmp_path: Path) -> None:
     cache = DiskCache("kind", folder=tmp_path)
     values = [bytes([k]) * 200_000 for k in range(4)]

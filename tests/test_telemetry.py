@@ -96,6 +96,15 @@ def test_a_second_solve_compiles_nothing() -> None:
     assert second.totals["compiled"] == second.totals["loaded"] == second.totals["generated"] == 0
 
 
+def test_calls_of_jax_are_counted() -> None:
+    pytest.importorskip("jax")
+    with ag.telemetry() as t:
+        chain(50, 0.321).evaluate(backend="jax")
+    runs = {k.name.rpartition("_")[0]: k for k in t.kernels if k.runs}
+    assert runs["residual_jacobian"].elements == 49
+    assert t.totals["compiled"] >= 1
+
+
 # -- on a device -------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..codegen.kernel import Product
 from ..codegen.render import Source, render
+from ..events import listening, report
 from .batch import (
     BoundGroup,
     DataBinding,
@@ -104,6 +105,8 @@ class JaxSession(SessionContext):
     def launch(self, product: Product, parameters: FloatArray) -> list[Any]:
         """Start a product of every group; arrays on the device, which may not be there yet."""
         jnp = load_jax().numpy
+        for group in self._groups if listening() else ():
+            report("run", group.kernel(product).name, elements=group.count)
         with double_precision():
             x = jnp.asarray(as_real(parameters, self._precision, "parameters"))
             return [
