@@ -270,34 +270,64 @@ def reprojection_error(camera: Any, point: Any, observed: Any) -> Any:
     return camera[6] * (1 + camera[7] * r2 + camera[8] * r2 * r2) * u - observed
 
 
-def with_outliers(observed: FloatArray, share: float) -> FloatArray:
-    """Sightings of which a share is displaced by 5 to 25 pixels along each axis."""
+def with_outliers(
+    observed: FloatArray, share: float, pixels: tuple[float, float] = (5.0, 25.0)
+) -> FloatArray:
+    """Sightings of which a share is displaced by so many pixels along each axis."""
     rng = np.random.default_rng(1)
     wrong = rng.choice(len(observed), round(share * len(observed)), replace=False)
     sides = rng.choice([-1.0, 1.0], (len(wrong), 2))
     moved = observed.copy()
-    moved[wrong] += sides * rng.uniform(5.0, 25.0, (len(wrong), 2))
+    moved[wrong] += sides * rng.uniform(*pixels, (len(wrong), 2))
     return moved
 
 
 def robust_bundle_problem(
-    cameras: int, points: int, outliers: float, loss: ag.losses.Loss | None
+    cameras: int,
+    points: int,
+    outliers: float,
+    loss: ag.losses.Loss | None,
+    pixels: tuple[float, float] = (5.0, 25.0),
 ) -> ag.Problem:
     """W3 with gross outliers and a loss, and the points held near their start.
 
     That anchor is so weak (a point is seen to 1e-3, and may be 1 away for one pixel / 100) that it
-    only fixes the seven motions that no sighting sees: so two solves can be compared by number.
+    only fixes the seven motions that no sighting sees: so two solves can be compared by number,
+    unless outliers are so gross that some points end far away and pull the rest along.
     """
     arrays = w3(cameras, points)
     problem = ag.Problem()
     camera = problem.parameters("cameras", arrays["cam0"])
     point = problem.parameters("points", arrays["X0"])
-    seen = with_outliers(arrays["obs"], outliers)
+    seen = with_outliers(arrays["obs"], outliers, pixels)
     problem.add_residuals(
         reprojection_error, camera[arrays["ci"]], point[arrays["pi"]], seen, loss=loss, name="seen"
     )
     problem.add_residuals(energies.anchor, point, arrays["X0"], 0.01, name="gauge")
     return problem
+
+
+def aligned_cameras(cameras: FloatArray, wanted: FloatArray) -> FloatArray:
+    """Cameras after the similarity that brings their centres closest to those wanted.
+
+    Source: Umeyama 1991, "Least-squares estimation of transformation parameters between two point
+    patterns", equations 40 to 42.
+    """
+    from scipy.spatial.transform import Rotation
+
+    def centers(cameras: FloatArray) -> FloatArray:
+        return -Rotation.from_rotvec(cameras[:, :3]).inv().apply(cameras[:, 3:6])
+
+    a, b = centers(cameras), centers(wanted)
+    from_a, from_b = a - a.mean(axis=0), b - b.mean(axis=0)
+    u, d, v = np.linalg.svd(from_b.T @ from_a)
+    sides = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ v))])
+    turn = Rotation.from_matrix((u * sides) @ v)
+    scale = float(d @ sides) / float(np.sum(from_a * from_a))
+    shift = b.mean(axis=0) - scale * turn.apply(a.mean(axis=0))
+    turned = Rotation.from_rotvec(cameras[:, :3]) * turn.inv()
+    moved = scale * cameras[:, 3:6] - turned.apply(shift)
+    return np.concatenate([turned.as_rotvec(), moved, cameras[:, 6:]], axis=1)
 
 
 def bundle_problem(cameras: int = 60, points: int = 20_000) -> ag.Problem:
