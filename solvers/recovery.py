@@ -53,6 +53,8 @@ class Recovery:
         resident: whether it still stays there; where memory is short, steps are taken on the host
             and batches go to the device in pieces.
         faults: what happened and how the solve went on, in order.
+        device_bytes, peak_device_bytes: of all buffers on the device, as `look_at_memory` saw them
+            last; 0 without a device.
     """
 
     def __init__(self, choice: BackendChoice, free: bool, resident: bool = False) -> None:
@@ -62,6 +64,14 @@ class Recovery:
         self._lost = 0
         self.choice = choice
         self.faults: list[str] = []
+        self.device_bytes = self.peak_device_bytes = 0
+
+    def look_at_memory(self) -> None:
+        """Note what the device's memory holds, while the solve still has its buffers."""
+        if self.choice.device is not None:
+            memory = self.choice.device.memory.report()
+            self.device_bytes = memory.bytes
+            self.peak_device_bytes = max(self.peak_device_bytes, memory.peak)
 
     @contextmanager
     def of(self, analysis: Analysis) -> Generator[None]:

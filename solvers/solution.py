@@ -105,6 +105,9 @@ class Solution:
         constraint_violation: the largest, in units of the constraint; 0 without constraints.
         faults: what went wrong on a device, and how the solve went on, in order.
         probes: values at ``values`` that ``ag.probe`` named, by name.
+        device_bytes: of all buffers on the device when the solve ended; 0 without a device.
+        peak_device_bytes: most that they have been since the device was opened, or its
+            ``memory.reset_peak()``.
         costs_of_groups: gives ``groups`` when it is first asked for.
     """
 
@@ -131,6 +134,8 @@ class Solution:
     multipliers: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
     constraint_violation: float = 0.0
     faults: tuple[str, ...] = ()
+    device_bytes: int = 0
+    peak_device_bytes: int = 0
     probes: Probes = field(default_factory=Probes)
     costs_of_groups: GroupCosts = field(
         default_factory=lambda: GroupCosts(tuple), repr=False, compare=False
@@ -282,6 +287,9 @@ class Solution:
             ("", self.linear_solver_reason),
             ("time", f"{total:.3g} s: {phases}"),
         ]
+        if self.peak_device_bytes:
+            now, peak = self.device_bytes / 1e6, self.peak_device_bytes / 1e6
+            rows.append(("device memory", f"{now:.3g} MB in buffers, at most {peak:.3g} MB"))
         if self.multipliers:
             held = ", ".join(f"{name} ({v.size})" for name, v in self.multipliers.items())
             off = f"largest violation {self.constraint_violation:.3g}"

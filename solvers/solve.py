@@ -119,6 +119,7 @@ def solve(
             watcher.engine = engine
             with closing(engine), one_blas_thread(not plan.resident and _shares_cores(analysis)):
                 outcome = iterate(engine, options, observer)
+                recovery.look_at_memory()
                 solver, kernels = engine.linear_solver(), engine.kernels()
                 return StageRun(outcome, engine.description, solver, kernels)
 
@@ -430,6 +431,8 @@ def _solution(
         multipliers=whole.multipliers,
         constraint_violation=whole.violation,
         faults=tuple(recovery.faults),
+        device_bytes=recovery.device_bytes,
+        peak_device_bytes=recovery.peak_device_bytes,
         probes=probe_values([*problem.groups, *problem.energies], present.base, choice, final),
         costs_of_groups=GroupCosts(lambda: group_costs(residuals, energies, final)),
     )

@@ -180,6 +180,19 @@ def test_a_buffer_that_is_used_again_holds_zeros(device: Device) -> None:
     assert device.memory.bytes == 0 and device.memory.idle == 100
 
 
+@pytest.mark.wgsl
+@each_adapter
+def test_the_report_says_how_much_memory_a_solve_took(device: Device) -> None:
+    where = {"backend": "wgsl", "precision": "float32", "device": device, "linear_solver": "pcg"}
+    solution = ag.solve(springs(500), **where)
+    sizes = solution.device_bytes, solution.peak_device_bytes
+    assert 0 < sizes[0] <= sizes[1] == device.memory.peak
+    shown = f"{sizes[0] / 1e6:.3g} MB in buffers, at most {sizes[1] / 1e6:.3g} MB"
+    assert shown in solution.report()
+    on_the_cpu = ag.solve(springs(500), backend="numba")
+    assert on_the_cpu.peak_device_bytes == 0 and "device memory" not in on_the_cpu.report()
+
+
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
 def test_a_budget_on_the_cpu(backend: str) -> None:
     at_start = springs().evaluate(backend=backend)
