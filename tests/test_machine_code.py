@@ -95,6 +95,15 @@ def test_a_folder_that_others_can_write_is_not_used(folder: Path) -> None:
     assert entries(folder) == []
 
 
+def test_a_cache_folder_of_numbas_is_left_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "numba"))
+    assert [value(), value()] == [(2.0, 0), (2.0, 1)]
+    assert numba.config.CACHE_DIR == str(tmp_path / "numba")
+    assert not (tmp_path / "numba").exists()
+
+
 def test_no_folder_means_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, "")
     assert [value(), value()] == [(2.0, 0), (2.0, 0)]

@@ -99,9 +99,12 @@ def _jit(text: str, name: str, signature: Any, file: Path | None, key: str = "")
     # threads may compile the same text.
     with _importable:
         sys.modules[module.__name__] = module
+        # NUMBA_CACHE_DIR would take the code out of the entry, and find it by the entry's old name.
+        elsewhere, numba.config.CACHE_DIR = numba.config.CACHE_DIR, ""
         try:
             return decorate(getattr(module, name))
         finally:
+            numba.config.CACHE_DIR = elsewhere
             del sys.modules[module.__name__]
 
 
