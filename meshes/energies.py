@@ -21,6 +21,7 @@ from autograd_gpu.meshes.energies_contact import tangent_point as tangent_point
 from autograd_gpu.meshes.energies_plane import conformal as conformal
 from autograd_gpu.meshes.energies_plane import flat_jacobian as flat_jacobian
 from autograd_gpu.meshes.energies_plane import isometric as isometric
+from autograd_gpu.meshes.energies_plane import mips as mips
 from autograd_gpu.meshes.energies_plane import symmetric_dirichlet as symmetric_dirichlet
 from autograd_gpu.meshes.energies_shape import enclosed_volume as enclosed_volume
 from autograd_gpu.meshes.energies_shape import equal_angles as equal_angles

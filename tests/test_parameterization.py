@@ -77,6 +77,48 @@ def test_the_energy_is_that_of_singular_values() -> None:
     assert {*(expected == 1e30)} == {False, True}
     energy = ag.trace(energies.symmetric_dirichlet, 2, 2, 2, (2, 2))
     EXACT.check(energy(u[a], u[b], u[c], mesh.face_gradients), expected, "energy")
+    ratio = np.sqrt(squares[:, 0] / squares[:, 1])
+    expected = np.where(np.linalg.det(jacobians) > 0.0, ratio + 1.0 / ratio, 1e30)
+    conformal = ag.trace(energies.mips, 2, 2, 2, (2, 2))
+    EXACT.check(conformal(u[a], u[b], u[c], mesh.face_gradients), expected, "MIPS")
+    # Of a turned and scaled flat face: 2, the least.
+    turned = 3.0 * np.array([[0.6, 0.8], [-0.8, 0.6]])
+    flat = ag.meshes.grid(1, 1)
+    corners = (flat.vertices[:, :2] @ turned)[flat.faces]
+    found = conformal(*np.moveaxis(corners, 1, 0), flat.face_gradients)
+    EXACT.check(found, np.full(2, 2.0), "MIPS of a similarity")
+
+
+def test_newton_minimises_mips() -> None:
+    mesh = bump(8)
+    problem = ag.Problem()
+    start = ag.meshes.tutte_embedding(mesh)
+    u = problem.parameters("u", start)
+    a, b, c = mesh.faces.T
+    problem.add_energy(energies.mips, u[a], u[b], u[c], mesh.face_gradients, weight=mesh.face_areas)
+    loop = mesh.boundary_loops[0]
+    problem.freeze(u, [loop[0], loop[len(loop) // 2]])
+    assert problem.check_gradients().ok
+    s = ag.solve(problem, backend="numpy", options=ag.NewtonOptions(function_tolerance=1e-12))
+    assert s.success, s.message
+    assert (signed_areas(mesh.faces, s.values["u"]) > 0.0).all()
+    # A disk can be mapped conformally, its triangles nearly so; and no other map of them is
+    # better, the least-squares conformal one from the same two vertices neither.
+    least = 2.0 * mesh.face_areas.sum()
+    assert least < s.cost < least + 0.1 * (s.initial_cost - least)
+    linear = ag.Problem()
+    w = linear.parameters("u", start)
+    linear.add_residuals(
+        energies.conformal, w[a], w[b], w[c], mesh.face_gradients,
+        weight=np.sqrt(mesh.face_areas), name="conformal",
+    )  # fmt: skip
+    linear.freeze(w, [loop[0], loop[len(loop) // 2]])
+    other = ag.solve(linear, backend="numpy").values["u"]
+    distortion = ag.trace(energies.mips, 2, 2, 2, (2, 2))
+    values = distortion(other[a], other[b], other[c], mesh.face_gradients)
+    assert s.cost < mesh.face_areas @ values
+    problem.update(u=s.values["u"])
+    assert np.abs(problem.evaluate(backend="numpy").gradient).max() < 1e-5
 
 
 def test_the_longest_step_ends_where_the_first_face_is_flat() -> None:
