@@ -264,6 +264,7 @@ def test_a_second_run_creates_nothing_and_everything_is_counted(device):
 
 def test_a_second_runner_compiles_nothing_and_buffers_are_counted(device):
     ProgramRunner(device, scale_program(10)).release()
+    device.memory.trim()
     before = device.counters.snapshot()
     ProgramRunner(device, scale_program(20)).release()
     after = device.counters.snapshot()

@@ -182,6 +182,29 @@ def test_a_buffer_that_is_used_again_holds_zeros(device: Device) -> None:
 
 @pytest.mark.wgsl
 @each_adapter
+def test_a_larger_buffer_that_is_used_again_is_read_as_the_smaller_one(device: Device) -> None:
+    def solve(on: Device, count: int) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        vertices = rng.standard_normal((count, 3))
+        problem = ag.Problem()
+        x = problem.parameters("x", vertices)
+        problem.add_residuals(energies.spring, x[:-1], x[1:], np.ones(count - 1), name="chain")
+        problem.add_residuals(lambda p, q: p - q, x, vertices, name="anchors")
+        return ag.solve(
+            problem, backend="wgsl", precision="float32", device=on, linear_solver="pcg"
+        ).values["x"]
+
+    solve(device, 110)
+    made = device.counters.buffers_created
+    again = solve(device, 100)
+    assert device.counters.buffers_created - made < 4  # nearly all are those of 110
+    fresh = Device(device.adapter)
+    assert np.array_equal(again, solve(fresh, 100))
+    fresh.close()
+
+
+@pytest.mark.wgsl
+@each_adapter
 def test_the_report_says_how_much_memory_a_solve_took(device: Device) -> None:
     where = {"backend": "wgsl", "precision": "float32", "device": device, "linear_solver": "pcg"}
     solution = ag.solve(springs(500), **where)

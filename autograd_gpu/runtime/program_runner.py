@@ -221,8 +221,10 @@ class ProgramRunner:
         with self._lock:
             self._check_alive()
             try:
-                with timed("download", name, bytes=spec.size if size is None else size):
-                    data = self._device.queue.read_buffer(self._buffers[name], 0, size)
+                # Not all of the buffer, which may be larger than what was asked for.
+                wanted = spec.size if size is None else size
+                with timed("download", name, bytes=wanted):
+                    data = self._device.queue.read_buffer(self._buffers[name], 0, wanted)
             except Exception as error:
                 raise self._device.work_error(f"read of {name!r}", error) from error
         self._device.count(readbacks=1, bytes_down=len(data))
