@@ -55,10 +55,10 @@ _ITERATIVE_UNKNOWNS = 2000
 # A row this many times longer than the mean is a hub, as a camera is: the envelope says nothing
 # then, and a factorisation that eliminates the hubs last is cheap (W3: 20 times cheaper).
 _HUB = 10
-# What is left after the elimination of all but the hubs: a dense square of few unknowns, k³/3
-# multiply-adds and as many additions in a step.
+# What is left after the elimination of all but the hubs: a dense square of k unknowns, k³/3
+# operations a step (540 unknowns of W3 in one thread: 2.2 ms).
 _KEPT_SHARE = 0.1
-_DENSE_OPERATIONS_PER_SECOND = 4e10
+_DENSE_OPERATIONS_PER_SECOND = 2e10
 # PARDISO does the same elimination as quickly, but needs time for finding it (W3 on 2 cores: 0.28 s
 # for 2.8 million entries, as much as five of its steps). So the square may cost as much over many
 # steps. Their number is set so that PARDISO stays where its steps were the quicker ones: 150
@@ -195,7 +195,7 @@ def _why_schur(
     why = f"Schur complement: {n - kept} of {n} unknowns can be eliminated block by block"
     if not isinstance(solver, PardisoCholesky):
         return f"{why}."
-    square = _TYPICAL_STEPS * 2.0 / 3.0 * kept**3 / _DENSE_OPERATIONS_PER_SECOND
+    square = _TYPICAL_STEPS * kept**3 / 3.0 / _DENSE_OPERATIONS_PER_SECOND
     symbolic = _PARDISO_SECONDS_PER_ENTRY * len(pattern[1])
     if blocks is None or square > symbolic:
         return None
