@@ -110,7 +110,7 @@ def measure(record: Recorder, device: Device, springs: int, budget: int | None) 
                 products.runner.run(["gradient"] * times)
                 products.wait()
 
-        few, many = (1, 3) if products.streamed else (20, 220)
+        few, many = (1, 3) if products.streamed else (100, 1100)
         seconds = slope(run, few, many)
     record.add(f"{key}/gradient", 1e3 * seconds, "ms", note="streamed" if products.streamed else "")
     inputs, state = WORD * (3 * count + positions.size), WORD * positions.size
