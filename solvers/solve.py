@@ -254,8 +254,6 @@ def _on_device(
         return None  # its kernels gather by place and have no loops over long rows
     if linear_solver == "pcg":
         return "conjugate gradients on the device, as requested"
-    if choice.backend == "wgsl" and choice.precision not in ("float32", "mixed"):
-        return None  # in float64 a factorisation is the safer choice
     if options.step_control != "nielsen":
         return None
     if linear_solver == "auto" and runs_on_a_gpu(choice):
@@ -347,8 +345,8 @@ def _device_engine(
 ) -> Engine:
     """Everything on the GPU, the host watches.
 
-    In mixed precision float32 goes first. Where it stagnates, float64 follows: on the device if
-    conjugate gradients were asked for, otherwise with a factorisation on the host.
+    In mixed precision float32 goes first. Where it stagnates, float64 follows, on the device too;
+    a software adapter factorises on the host unless conjugate gradients were asked for.
     """
     from autograd_gpu.solvers.device_levenberg_marquardt import DeviceLevenbergMarquardt
 
@@ -361,7 +359,7 @@ def _device_engine(
 
     def higher(point: FloatArray, damping: float) -> Engine:
         then = replace(options, initial_damping=damping)
-        if linear_solver == "pcg":
+        if linear_solver == "pcg" or runs_on_a_gpu(choice):
             wide = in_float64(choice)
             reason = f"{why}, in {wide.precision}"
             return DeviceLevenbergMarquardt(analysis, wide, point, then, watch, reason)

@@ -138,6 +138,13 @@ def test_auto_on_a_gpu_moves_up_if_the_tolerance_asks_for_it(
     assert tight.precision == "mixed"
     assert "function_tolerance=1e-14 is below the 1e-08" in tight.backend_reason
     assert "residuals in float64" in tight.backend_reason
+    # Where float32 brings no more, float64 goes on there and not with a factorisation on the host.
+    assert tight.linear_solver == "pcg (device, block-Jacobi)"
+    assert "all in float32" in tight.linear_solver_reason
+    wide = solved(options=TIGHT, precision="float64")
+    assert wide.linear_solver == "pcg (device, block-Jacobi)"
+    assert wide.precision.startswith("float64")
+    assert wide.cost == pytest.approx(tight.cost, rel=1e-9)
     assert solved(options=TIGHT, precision="float32").precision == "float32"
 
     def refused(*_: Any) -> str:
