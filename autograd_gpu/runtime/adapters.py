@@ -115,9 +115,13 @@ def load_wgpu() -> Any:
         ) from error
 
 
+_enumerating = threading.Lock()
+
+
 def _enumerate() -> list[tuple[AdapterInfo, Any]]:
     _set_runtime_folder()
-    adapters: list[Any] = load_wgpu().gpu.enumerate_adapters_sync()
+    with _enumerating:  # drivers are loaded meanwhile, and not all of them for several threads
+        adapters: list[Any] = load_wgpu().gpu.enumerate_adapters_sync()
     found = [(_describe(adapter), adapter) for adapter in adapters]
     return sorted(found, key=lambda pair: _preference(pair[0]))
 

@@ -320,6 +320,8 @@ class Device:
     def _compile_all(self, specs: Sequence[PipelineSpec]) -> list[CompiledPipeline]:
         if len(specs) < 2:
             return [self._compile(spec) for spec in specs]
+        # Opened here: a driver that is loaded in a thread of the pool was seen to abort.
+        self._open()
         with ThreadPoolExecutor(min(len(specs), available_threads())) as pool:
             return list(pool.map(self._compile, specs))
 
