@@ -126,14 +126,16 @@ def chosen(problem: ag.Problem, purpose: str, scale: int = 1) -> list[tuple[str,
 
 
 def test_the_model_orders_what_was_measured_on_a_gpu() -> None:
-    """docs/performance.md: springs gather, bundles and shared blocks sum in two levels."""
+    """docs/performance.md: springs and bundles gather, shared blocks sum in two levels."""
     assert chosen(workloads.springs_problem(3), "gradient", 4096)[0] == ("nothing", "gather")
-    assert chosen(workloads.bundle_problem(), "gradient") == [("nothing", "two-level")]
+    assert chosen(workloads.bundle_problem(), "gradient") == [("nothing", "gather")]
     assert chosen(workloads.curve_problem(100_000), "gradient") == [("nothing", "two-level")]
 
 
 def test_dear_jacobians_are_stored_for_many_products() -> None:
-    assert chosen(workloads.deformation_problem(3), "solve", 64)[0] == ("jacobian", "gather")
+    """Until threads are so many that memory is dearer: on an H200 between levels 5 and 7 of W2."""
+    assert chosen(workloads.deformation_problem(3), "solve", 16)[0] == ("jacobian", "gather")
+    assert chosen(workloads.deformation_problem(3), "solve", 256)[0] == ("nothing", "gather")
     assert chosen(workloads.bundle_problem(), "solve") == [("jacobian", "gather")]
     assert chosen(workloads.springs_problem(3), "solve", 4096)[0] == ("nothing", "gather")
 
@@ -151,10 +153,10 @@ def test_atomics_are_estimated_as_measured() -> None:
 
 
 def test_dear_precisions_store_what_float32_recomputes() -> None:
-    springs = features_of(workloads.springs_problem(3), 4096)[:1]
-    assert ScheduleChooser("solve", H200)(springs)[0].materialise == "nothing"
+    edges = features_of(workloads.deformation_problem(3), 256)[:1]
+    assert ScheduleChooser("solve", H200)(edges)[0].materialise == "nothing"
     for precision in ("float64-native", "float64-emulated"):
-        dear = [dataclasses.replace(f, precision=precision) for f in springs]
+        dear = [dataclasses.replace(f, precision=precision) for f in edges]
         assert dear[0].word_bytes == 8
         assert ScheduleChooser("solve", H200)(dear)[0].materialise == "jacobian"
 
