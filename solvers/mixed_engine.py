@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.mixed_session import MixedSession
@@ -16,23 +17,23 @@ from autograd_gpu.solvers.host_engine import NormalEquationsEngine
 from autograd_gpu.solvers.solution import KernelSummary
 from autograd_gpu.solvers.termination import ROUNDING
 
+Inner = TypeVar("Inner", bound=Engine)
+
 STAGNANT_CHANGE = 1e-9
 """An accepted step that lowers the cost by less than this part of it."""
 STAGNANT_PROMISE = 1e-6
 """A rejected step of which the model promised less than this part of the cost."""
 
 
-class MixedEngine:
-    """Steps of an engine, the stagnant ones taken again with float64 Jacobians.
+class _Around(Generic[Inner]):
+    """An engine that passes on to another one what it does not do itself.
 
     Args:
         engine: owned.
-        session: that the engine evaluates with; borrowed.
     """
 
-    def __init__(self, engine: NormalEquationsEngine, session: MixedSession) -> None:
+    def __init__(self, engine: Inner) -> None:
         self._engine = engine
-        self._session = session
         self._steps = 0
         self._moved_at: int | None = None
 
@@ -51,13 +52,38 @@ class MixedEngine:
         """Relative rounding of the cost."""
         return self._engine.rounding
 
-    def warm_up(self) -> None:
-        """Compile everything that a solve may need."""
-        self._engine.warm_up()
-
     def start(self) -> StepRecord:
         """Evaluate the start."""
         return self._engine.start()
+
+    def parameters(self) -> FloatArray:
+        """The last accepted point."""
+        return self._engine.parameters()
+
+    def kernels(self) -> tuple[KernelSummary, ...]:
+        """Generated kernels used so far."""
+        return self._engine.kernels()
+
+    def close(self) -> None:
+        """Close the engine at work."""
+        self._engine.close()
+
+
+class MixedEngine(_Around[NormalEquationsEngine]):
+    """Steps of an engine, the stagnant ones taken again with float64 Jacobians.
+
+    Args:
+        engine: owned.
+        session: that the engine evaluates with; borrowed.
+    """
+
+    def __init__(self, engine: NormalEquationsEngine, session: MixedSession) -> None:
+        super().__init__(engine)
+        self._session = session
+
+    def warm_up(self) -> None:
+        """Compile everything that a solve may need."""
+        self._engine.warm_up()
 
     def step(self) -> StepRecord:
         """Try one step; if it brings nothing and came from float32, another one from float64."""
@@ -72,10 +98,6 @@ class MixedEngine:
             return replace(record, trouble=trouble, lost=True)
         return self._engine.step()
 
-    def parameters(self) -> FloatArray:
-        """The last accepted point."""
-        return self._engine.parameters()
-
     def linear_solver(self) -> tuple[str, str]:
         """What solves the linear systems, and where the precision of their matrix changed."""
         name, why = self._engine.linear_solver()
@@ -87,14 +109,6 @@ class MixedEngine:
             "where float32 ones brought no more"
         )
 
-    def kernels(self) -> tuple[KernelSummary, ...]:
-        """Generated kernels used so far."""
-        return self._engine.kernels()
-
-    def close(self) -> None:
-        """Close the engine."""
-        self._engine.close()
-
 
 def _stagnant(record: StepRecord, change: float = STAGNANT_CHANGE) -> bool:
     if record.accepted:
@@ -102,7 +116,7 @@ def _stagnant(record: StepRecord, change: float = STAGNANT_CHANGE) -> bool:
     return record.predicted <= STAGNANT_PROMISE * record.cost
 
 
-class MovingUp:
+class MovingUp(_Around[Engine]):
     """Steps on the device in float32 until they stagnate, then those of a more precise engine.
 
     Args:
@@ -115,23 +129,11 @@ class MovingUp:
     def __init__(
         self, resident: Engine, higher: Callable[[FloatArray, float], Engine], damping: float
     ) -> None:
-        self._engine = resident
+        super().__init__(resident)
         self._resident = resident.linear_solver()
         self._higher = higher
         self._damping = damping
-        self._steps = 0
-        self._moved_at: int | None = None
         self._kernels: tuple[KernelSummary, ...] = ()
-
-    @property
-    def description(self) -> str:
-        """Device."""
-        return self._engine.description
-
-    @property
-    def unknowns(self) -> int:
-        """Number of parameters that are not frozen."""
-        return self._engine.unknowns
 
     @property
     def rounding(self) -> float:
@@ -141,10 +143,6 @@ class MovingUp:
     def warm_up(self) -> tuple[Engine, Engine]:
         """The engine on the device, and one that may go on after it, which the caller closes."""
         return self._engine, self._higher(self._engine.parameters(), self._damping)
-
-    def start(self) -> StepRecord:
-        """Evaluate the start."""
-        return self._engine.start()
 
     def step(self) -> StepRecord:
         """Try one step; one that float32 cannot judge is followed by one that can."""
@@ -164,10 +162,6 @@ class MovingUp:
         begun = self._engine.start()
         return begun if begun.lost else self._engine.step()
 
-    def parameters(self) -> FloatArray:
-        """The last accepted point."""
-        return self._engine.parameters()
-
     def linear_solver(self) -> tuple[str, str]:
         """What solves the linear systems now; what did so on the device, and until when."""
         name, why = self._engine.linear_solver()
@@ -180,8 +174,4 @@ class MovingUp:
 
     def kernels(self) -> tuple[KernelSummary, ...]:
         """Generated kernels used so far."""
-        return (*self._kernels, *self._engine.kernels())
-
-    def close(self) -> None:
-        """Close the engine at work."""
-        self._engine.close()
+        return (*self._kernels, *super().kernels())
