@@ -34,6 +34,10 @@ class Stage:
         record: write films (GIF) of the solves as well.
         written: files so far.
         reel: points that solves passed since the last film.
+
+    Raises:
+        InputError: ``out`` is, or lies in, a file.
+        MissingDependencyError: no Matplotlib, or no polyscope to ``show`` in.
     """
 
     out: Path = Path("out")
@@ -47,6 +51,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         # What is missing is said now, and not after the solve.
+        for folder in (self.out, *self.out.parents):
+            if folder.exists() and not folder.is_dir():
+                raise ag.InputError(
+                    f"--out: {str(folder)!r} is a file, and pictures go into a folder; name another"
+                )
         scenes.require_matplotlib()
         if self.show:
             ag.meshes.require_polyscope()

@@ -230,3 +230,12 @@ def test_show_without_polyscope_is_refused_before_the_solve(monkeypatch):
     monkeypatch.setitem(sys.modules, "polyscope", None)
     with pytest.raises(MissingDependencyError, match=r"autograd-gpu\[show\]"):
         Stage(show=True)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_the_solve(tmp_path):
+    file = tmp_path / "picture.png"
+    file.touch()
+    for out in (file, file / "deeper"):
+        with pytest.raises(ag.InputError, match=r"picture\.png' is a file, and pictures go into"):
+            Stage(out=out)
+    assert not Stage(out=tmp_path / "new").out.exists()
