@@ -80,7 +80,6 @@ from autograd_gpu.functions import (
 )
 from autograd_gpu.grids import Grid2D, Grid3D
 from autograd_gpu.ir import Graph
-from autograd_gpu.later import refuse as __getattr__  # noqa: F401 - asked for absent names
 from autograd_gpu.matrices import determinant, inverse
 from autograd_gpu.probes import probe
 from autograd_gpu.quaternion import Quaternion
@@ -126,6 +125,7 @@ from autograd_gpu.training_losses import (
     mse_loss,
     tukey_loss,
 )
+from autograd_gpu.unknown_names import refuse as __getattr__  # noqa: F401 - asked for absent names
 from autograd_gpu.value import Value, no_grad
 from autograd_gpu.vector import Mat2, Mat3, Mat4, Matrix, Vec2, Vec3, Vec4, Vector
 

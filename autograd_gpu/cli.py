@@ -66,8 +66,6 @@ def one_message(command: Callable[..., Any]) -> Callable[..., None]:
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except NotImplementedError as error:
-            _refuse(f"not available yet: {error}")
         except AutogradGpuError as error:
             _refuse(str(error))
 

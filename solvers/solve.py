@@ -95,7 +95,6 @@ def solve(
 
     Raises:
         InputError: an unknown option, or a problem without residuals.
-        NotImplementedError: a method or option that is not available yet.
     """
     request = Request(problem, method, linear_solver, options, backend, precision, device)
     if callback is not None and not callable(callback):

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import autograd_gpu as ag
-from autograd_gpu.later import LATER
 
 ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -69,7 +68,7 @@ def test_blocks_run_in_order(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_name_exists_or_is_planned(page: str) -> None:
+def test_every_name_exists(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    unknown = {n for n in _NAME.findall(text) if n not in LATER and not hasattr(ag, n)}
+    unknown = {n for n in _NAME.findall(text) if not hasattr(ag, n)}
     assert not unknown

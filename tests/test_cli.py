@@ -150,16 +150,6 @@ def test_demo_refuses_an_unknown_backend(tmp_path):
     assert "backend='cuda' is unknown" in result.stderr
 
 
-def test_what_is_not_there_yet_is_one_message(monkeypatch):
-    def later(*_, **__):
-        raise NotImplementedError("backend='jax': the JAX backend")
-
-    monkeypatch.setattr(icosphere, "main", later)
-    result = call("demo", "icosphere")
-    assert result.exit_code == 1
-    assert "not available yet: backend='jax'" in result.stderr
-
-
 def test_unknown_demos_and_levels_are_usage_errors():
     assert call("demo", "teapot").exit_code == 2
     assert call("demo", "icosphere", "--level", "-1").exit_code == 2

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 import autograd_gpu as ag
-from autograd_gpu.later import LATER
 from more_garbow_hillstrom import LISTED
 from workloads import PROBLEMS, bending_problem
 
@@ -483,15 +482,10 @@ def test_options_are_frozen_and_keyword_only() -> None:
     Options(max_iterations=np.int64(3), function_tolerance=np.float32(0.1), max_seconds=1)
 
 
-# -- what is not there yet ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [*LATER, "something"])
-def test_later_names_say_what_they_will_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LATER, "something", "what is to come")
-    with pytest.raises(NotImplementedError, match=rf"autograd_gpu\.{name}: {LATER[name][:12]}"):
-        getattr(ag, name)
+# -- names -------------------------------------------------------------------------------------
 
 
 def test_unknown_names_are_plain_attribute_errors() -> None:
     assert not hasattr(ag, "no_such_name")
+    with pytest.raises(AttributeError, match=r"no attribute 'slove'; did you mean ag\.solve\?"):
+        ag.slove  # noqa: B018 - asked for  # pyright: ignore[reportAttributeAccessIssue]

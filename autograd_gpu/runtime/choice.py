@@ -99,7 +99,6 @@ def choose_backend(
 
     Raises:
         InputError: unknown backend or precision.
-        NotImplementedError: a backend or precision that is not available yet.
         DeviceError: ``wgsl`` was asked for and no adapter exists.
         MissingDependencyError: ``jax`` was asked for and is not installed.
         PrecisionError: the device cannot give the precision, or fails its self-test.
