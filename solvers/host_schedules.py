@@ -13,7 +13,7 @@ from autograd_gpu.codegen.lanes import fits_lanes
 from autograd_gpu.runtime.batch import BoundGroup
 from autograd_gpu.runtime.block_assembly import BlockAssembly, SharedAssembly
 from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
-from autograd_gpu.runtime.schedule_features import block_entries
+from autograd_gpu.runtime.schedule_features import features_of
 from autograd_gpu.runtime.schedules import AssemblyFeatures, Decision, GroupFeatures
 from autograd_gpu.solvers.normal_equations import Gram, RowGram, nearly_full
 
@@ -28,22 +28,9 @@ def host_chooser() -> ScheduleChooser:
 
 def group_features(group: BoundGroup, assembly: AssemblyFeatures | None = None) -> GroupFeatures:
     """What a schedule of a group on the host is chosen by."""
-    kernel = group.kernel(Product.RESIDUAL_JACOBIAN)
-    kinds = [(s.kind, s.ambient) for s in kernel.slots]
-    return GroupFeatures(
-        name=group.name,
-        topology=group.topology.key,
-        elements=group.count,
-        operations=kernel.graph.cost,
-        residuals=kernel.residual_size,
-        entries=len(kernel.entries),
-        varying=sum(e.output is not None for e in kernel.entries),
-        block_entries=block_entries(kernel),
-        parameters=sum(size for kind, size in kinds if kind is SlotKind.PARAMETER),
-        data=sum(size for kind, size in kinds if kind is SlotKind.DATA),
-        precision="float64",
-        assembly=assembly,
-    )
+    slots = group.kernel(Product.RESIDUAL_JACOBIAN).slots
+    read = sum(s.ambient for s in slots if s.kind is SlotKind.PARAMETER)
+    return features_of(group, "float64", read, assembly=assembly)
 
 
 def host_features(analysis: Analysis) -> list[GroupFeatures]:

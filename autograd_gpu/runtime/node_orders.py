@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from autograd_gpu.codegen.element_parts import block_record
 from autograd_gpu.codegen.incidence import GroupStructure, NodeSlot
-from autograd_gpu.codegen.kernel import Product, SlotKind
+from autograd_gpu.codegen.kernel import Product
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding
 from autograd_gpu.runtime.locality import lexical_order, node_order
-from autograd_gpu.runtime.schedule_features import block_entries, entries_of
+from autograd_gpu.runtime.schedule_features import entries_of, features_of
 from autograd_gpu.runtime.schedules import GroupFeatures, PlaceFeatures
 
 WIDEST_NODE = 12
@@ -172,20 +172,8 @@ class NodeOrders:
                     columns=slot.tangent + (before.columns if before else 0),
                     entries=entries + (before.entries if before else 0),
                 )
-        return GroupFeatures(
-            name=bound.name,
-            topology=bound.topology.key,
-            elements=bound.count,
-            operations=kernel.graph.cost,
-            residuals=kernel.residual_size,
-            entries=len(kernel.entries),
-            varying=sum(e.output is not None for e in kernel.entries),
-            block_entries=block_entries(kernel),
-            parameters=sum(p.columns for p in places.values()),
-            data=sum(s.ambient for s in kernel.slots if s.kind is SlotKind.DATA),
-            precision=precision,
-            places=tuple(places[p] for p in sorted(places)),
-        )
+        read = sum(p.columns for p in places.values())
+        return features_of(bound, precision, read, [places[p] for p in sorted(places)])
 
     def group_structure(self, g: int, materialise: str) -> GroupStructure:
         """What generated text needs to know of group ``g``."""
