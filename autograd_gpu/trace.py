@@ -210,7 +210,7 @@ def call_residual(fn: Callable[..., Any], values: list[Any], title: str) -> Any:
         return fn(*values)
     except AutogradGpuError:
         raise
-    except Exception as error:
+    except Exception as error:  # a user's function may raise anything
         trail = error.__traceback__
         where = "an unknown line"
         while trail is not None:  # ends with the innermost frame of the user's

@@ -66,7 +66,7 @@ def from_jax(fn: Callable[..., Any], widths: Sequence[Width], name: str | None =
         given = [jax.ShapeDtypeStruct(shape, np.dtype(np.float64)) for shape in shapes]
         try:
             closed, result = jax.make_jaxpr(fn, return_shape=True)(*given)
-        except Exception as error:
+        except Exception as error:  # a user's function may raise anything
             raise TraceError(
                 f"from_jax: JAX could not trace {title!r}\n  {type(error).__name__}: {error}"
             ) from error

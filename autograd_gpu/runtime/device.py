@@ -168,7 +168,7 @@ class Device:
         features = [feature for feature in self._wanted_features if feature in info.features]
         try:
             device = adapter.request_device_sync(required_features=features, required_limits=limits)
-        except Exception as error:
+        except Exception as error:  # as drivers fail in their own ways
             raise DeviceError(
                 f"{info.name!r} ({info.backend}) refused to open a device: {error}; update its "
                 "driver, or choose another adapter from ag.devices()"
@@ -242,7 +242,7 @@ class Device:
             encoder.clear_buffer(used)
             try:
                 self.queue.submit([encoder.finish()])
-            except Exception as error:
+            except Exception as error:  # as drivers fail in their own ways
                 raise allocation_error(self.name, name, size, error) from error
             return used
         if not self.memory.make_room(size):

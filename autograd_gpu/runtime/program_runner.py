@@ -162,7 +162,7 @@ class ProgramRunner:
             try:
                 with timed("upload", name, bytes=data.nbytes, **_content(data)):
                     self._write(self._buffers[name], start, data)
-            except Exception as error:
+            except Exception as error:  # wgpu, the driver and CFFI share no class of errors
                 raise self._device.work_error(f"upload to {name!r}", error) from error
         self._device.count(bytes_up=data.nbytes)
 
@@ -200,7 +200,7 @@ class ProgramRunner:
                     self._clock.read()
             except DeviceError:
                 raise
-            except Exception as error:
+            except Exception as error:  # wgpu, the driver and CFFI share no class of errors
                 raise self._device.work_error(f"sequence {', '.join(names)}", error) from error
             except BaseException:
                 self._renew_staging()  # interrupted: it may be waiting to be mapped for ever
@@ -225,7 +225,7 @@ class ProgramRunner:
                 wanted = spec.size if size is None else size
                 with timed("download", name, bytes=wanted):
                     data = self._device.queue.read_buffer(self._buffers[name], 0, wanted)
-            except Exception as error:
+            except Exception as error:  # wgpu, the driver and CFFI share no class of errors
                 raise self._device.work_error(f"read of {name!r}", error) from error
         self._device.count(readbacks=1, bytes_down=len(data))
         return np.frombuffer(data, dtype)
