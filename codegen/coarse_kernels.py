@@ -46,16 +46,15 @@ from autograd_gpu.codegen.coarse_space import (
 from autograd_gpu.codegen.element_parts import STORED_JACOBIAN, Contribution
 from autograd_gpu.codegen.incidence import structure_key
 from autograd_gpu.codegen.printer import WGSL_FLOAT32, print_statements
-from autograd_gpu.codegen.solve_kernels import (
+from autograd_gpu.codegen.solve_kernels import product_parts, update_parts
+from autograd_gpu.codegen.solve_layout import element_columns, group_row, set_row
+from autograd_gpu.codegen.solve_texts import (
     Loader,
     SolveKernel,
     common_context,
     kept_kernels,
-    product_parts,
     render_kernel,
-    update_parts,
 )
-from autograd_gpu.codegen.solve_layout import element_columns, group_row, set_row
 
 
 def _words(node_set: int) -> dict[str, str]:

@@ -32,7 +32,8 @@ from autograd_gpu.codegen.incidence import (
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
 from autograd_gpu.codegen.printer import print_statements, select_prelude
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
-from autograd_gpu.codegen.solve_kernels import (
+from autograd_gpu.codegen.solve_layout import control_rows, element_columns, group_row, set_row
+from autograd_gpu.codegen.solve_texts import (
     Body,
     Loader,
     SolveKernel,
@@ -40,7 +41,6 @@ from autograd_gpu.codegen.solve_kernels import (
     kept_kernels,
     number_context,
 )
-from autograd_gpu.codegen.solve_layout import control_rows, element_columns, group_row, set_row
 from autograd_gpu.errors import DeviceLimitError
 
 ACCUMULATIONS = ("gather", "two-level", "atomic-native", "atomic-cas")

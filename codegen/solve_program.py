@@ -19,11 +19,7 @@ from autograd_gpu.codegen.program import (
     Program,
     SequenceSpec,
 )
-from autograd_gpu.codegen.solve_kernels import (
-    SolveKernel,
-    gradient_kernels,
-    solve_kernels,
-)
+from autograd_gpu.codegen.solve_kernels import gradient_kernels, solve_kernels
 from autograd_gpu.codegen.solve_layout import (
     ELEMENT_SUMS,
     RECORD_NUMBERS,
@@ -32,6 +28,7 @@ from autograd_gpu.codegen.solve_layout import (
     Vector,
     control_rows,
 )
+from autograd_gpu.codegen.solve_texts import SolveKernel
 
 WORD = 4
 
