@@ -132,11 +132,16 @@ def coarse_program(sizes: CoarseSizes) -> Program:
         dispatch("coarse_restrict", sizes.aggregate_bases[-1]),
         dispatch("coarse_prolong", update_groups),
     )
-    products = tuple(
-        dispatch(f"cg_product_coarse_{k}", sizes.solve.product_groups[k + 1] - first)
-        if sizes.structure.modes[k].count
-        else base.sequences["product"].dispatches[k]
-        for k, first in enumerate(sizes.solve.product_groups[:-1])
+    plain = base.sequences["product"].dispatches
+    before = len(plain) - len(sizes.structure.modes)  # sums of slices, if there are any
+    products = (
+        *plain[:before],
+        *(
+            dispatch(f"cg_product_coarse_{k}", sizes.solve.product_groups[k + 1] - first)
+            if sizes.structure.modes[k].count
+            else plain[before + k]
+            for k, first in enumerate(sizes.solve.product_groups[:-1])
+        ),
     )
     words: tuple[tuple[str, int, BufferRole], ...] = (
         ("coarse", sizes.table_words, "upload"),

@@ -127,6 +127,8 @@ class Kind:
             exchanged in its tables: |x_j - x_i| looks the same from either end.
         unit: incidence k belongs to node k, one each: no list is walked.
         direct: incidence k is element k: no element number is loaded.
+        sliced: lists of heavy nodes are summed slice by slice first; a resident solve's kernels
+            add those sums, all others walk the lists as if they were not cut.
     """
 
     group: int
@@ -134,6 +136,7 @@ class Kind:
     mirrored: bool
     unit: bool
     direct: bool
+    sliced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

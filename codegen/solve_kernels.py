@@ -3,7 +3,9 @@
 | kernel | one thread per | does |
 |---|---|---|
 | ``linearize_elements`` | element | stores residual and Jacobian of the groups that store them |
+| ``slices_linearize`` | incidence | slices of heavy nodes' lists, added up before … |
 | ``linearize_nodes`` | node | gradient, damped block factor, start of CG |
+| ``slices_product`` | incidence | slices of heavy nodes' lists, added up before … |
 | ``cg_product`` | node | w = (JᵀJ + λD) u and the dot products' partial sums |
 | ``cg_update`` | node | all vectors of one single-reduction CG step |
 | ``trial_step`` | component | the trial point and the sums for the predicted reduction |
@@ -29,8 +31,10 @@ from autograd_gpu.codegen.incidence import (
     structure_key,
 )
 from autograd_gpu.codegen.printer import print_statements
-from autograd_gpu.codegen.solve_layout import set_row
+from autograd_gpu.codegen.slice_kernels import slice_kernel, with_slices
+from autograd_gpu.codegen.solve_layout import set_row, sliced_kinds
 from autograd_gpu.codegen.solve_texts import (
+    Body,
     SolveKernel,
     common_context,
     element_body,
@@ -60,16 +64,36 @@ def damping_scale(form: str) -> Graph:
     return Graph.build(b, [value], [Argument("entry", ())], None, "damping_scale")
 
 
-def product_parts(
-    structure: SolveStructure, node_set: int
-) -> tuple[dict[str, Any], dict[str, bool]]:
-    """Context and buffers of ``cg_product``."""
-    bodies = [
+def product_bodies(structure: SolveStructure, node_set: int) -> list[Body]:
+    """What incidences of each kind of a node set add to JᵀJ v."""
+    return [
         incidence_body(
             structure, node_set, k, product_contribution(structure.groups[kind.group], kind.place)
         )
         for k, kind in enumerate(structure.kinds[node_set])
     ]
+
+
+def linearize_bodies(structure: SolveStructure, node_set: int) -> list[Body]:
+    """What incidences of each kind of a node set add to its gradient and diagonal block."""
+    width = structure.node_sets[node_set].width
+    return [
+        incidence_body(
+            structure,
+            node_set,
+            k,
+            linearize_contribution(structure.groups[kind.group], kind.place, width),
+        )
+        for k, kind in enumerate(structure.kinds[node_set])
+    ]
+
+
+def product_parts(
+    structure: SolveStructure, node_set: int
+) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Context and buffers of ``cg_product``."""
+    bodies = product_bodies(structure, node_set)
+    bodies = with_slices(structure, node_set, bodies, product=True)
     context = node_context(structure, node_set, bodies, f"cg_product_{node_set}")
     context["reads_parameters"] = any(
         not structure.groups[kind.group].stored for kind in structure.kinds[node_set]
@@ -92,15 +116,8 @@ def cg_product(structure: SolveStructure, node_set: int) -> SolveKernel:
 def linearize_nodes(structure: SolveStructure, node_set: int) -> SolveKernel:
     """Gradient, damped diagonal block and its factor over one node set; CG is set to its start."""
     width = structure.node_sets[node_set].width
-    bodies = [
-        incidence_body(
-            structure,
-            node_set,
-            k,
-            linearize_contribution(structure.groups[kind.group], kind.place, width),
-        )
-        for k, kind in enumerate(structure.kinds[node_set])
-    ]
+    bodies = linearize_bodies(structure, node_set)
+    bodies = with_slices(structure, node_set, bodies, product=False)
     pattern = block_pattern(structure, node_set)
     block = block_factor(width, pattern)
     dialect = structure.real.dialect
@@ -111,7 +128,6 @@ def linearize_nodes(structure: SolveStructure, node_set: int) -> SolveKernel:
     )
     context = node_context(structure, node_set, bodies, f"linearize_nodes_{node_set}")
     context |= {
-        "sums": width + width * (width + 1) // 2,
         "used": [*range(width), *sorted(width + p for p in pattern)],
         "diagonal": [lower_index(a, a) for a in range(width)],
         "pattern": sorted(pattern),
@@ -263,7 +279,13 @@ def _all_kernels(structure: SolveStructure) -> list[SolveKernel]:
     stored = linearize_elements(structure)
     if stored is not None:
         kernels.append(stored)
-    for k in range(len(structure.node_sets)):
+    sets = range(len(structure.node_sets))
+    if sliced_kinds(structure):
+        linearized = [linearize_bodies(structure, k) for k in sets]
+        kernels.append(slice_kernel(structure, linearized, product=False))
+        products = [product_bodies(structure, k) for k in sets]
+        kernels.append(slice_kernel(structure, products, product=True))
+    for k in sets:
         kernels += [linearize_nodes(structure, k), cg_product(structure, k)]
     kernels += [
         cg_update(structure), trial_step(structure), trial_elements(structure), decide(structure),

@@ -34,6 +34,9 @@ class Vector(IntEnum):
 Column = tuple[str, int, int]
 """("element", 0, 0), ("node", place, 0) or ("data", slot, component)."""
 
+SLICE_WORDS = 4
+"""Of a slice in the tables: number of its kind, node, first incidence, end."""
+
 RECORD_NUMBERS = 16
 STATE_WORDS = 32
 STEP_SUMS = 5
@@ -64,9 +67,30 @@ def kind_row(structure: SolveStructure, node_set: int, kind: int) -> int:
     return group_row(structure, len(structure.groups)) + before + kind
 
 
+def sliced_kinds(structure: SolveStructure) -> tuple[tuple[int, int], ...]:
+    """(node set, kind) of the lists that are summed slice by slice; by number of a slice's kind."""
+    return tuple(
+        (k, j)
+        for k, kinds in enumerate(structure.kinds)
+        for j, kind in enumerate(kinds)
+        if kind.sliced
+    )
+
+
+def slices_row(structure: SolveStructure) -> int:
+    """Control row of all slices: first word of their table, their number, first of their sums."""
+    return kind_row(structure, len(structure.kinds), 0)
+
+
+def slice_row(structure: SolveStructure, node_set: int, kind: int) -> int:
+    """Control row of a kind's slices: where the first slice of each of its nodes is listed."""
+    return slices_row(structure) + 1 + sliced_kinds(structure).index((node_set, kind))
+
+
 def control_rows(structure: SolveStructure) -> int:
     """Number of rows of the control block."""
-    return kind_row(structure, len(structure.kinds), 0)
+    sliced = len(sliced_kinds(structure))
+    return slices_row(structure) + (1 + sliced if sliced else 0)
 
 
 def kind_columns(group: GroupStructure, kind: Kind) -> tuple[Column, ...]:

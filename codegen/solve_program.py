@@ -19,6 +19,7 @@ from autograd_gpu.codegen.program import (
     Program,
     SequenceSpec,
 )
+from autograd_gpu.codegen.slice_kernels import slice_stride
 from autograd_gpu.codegen.solve_kernels import gradient_kernels, solve_kernels
 from autograd_gpu.codegen.solve_layout import (
     ELEMENT_SUMS,
@@ -48,6 +49,7 @@ class SolveSizes:
         elements: elements per group.
         table_words: words of the index and data tables.
         data_numbers: numbers of the data that stand apart from those tables, and one more.
+        slices: of lists of heavy nodes.
     """
 
     structure: SolveStructure
@@ -55,6 +57,7 @@ class SolveSizes:
     elements: tuple[int, ...]
     table_words: int
     data_numbers: int = 0
+    slices: int = 0
 
     @property
     def vector_bases(self) -> list[int]:
@@ -112,15 +115,18 @@ class SolveSizes:
         )
 
     @property
-    def partial_bases(self) -> tuple[int, int, int, int]:
-        """Numbers at which step sums, element sums and maxima begin, and the total."""
+    def partial_bases(self) -> tuple[int, int, int, int, int]:
+        """Numbers at which step sums, element sums, maxima and slices begin, and the total."""
         products = self.product_groups[-1]
         steps = math.ceil(self.length / self.structure.workgroup_size)
         elements = self.element_starts[-1] // self.structure.workgroup_size
         first = 2 * products
         second = first + STEP_SUMS * steps
         third = second + ELEMENT_SUMS * elements
-        return first, second, third, third + products
+        fourth = third + products
+        # Those of a linearization, which are more than those of a product.
+        numbers = slice_stride(self.structure, product=False)
+        return first, second, third, fourth, fourth + self.slices * numbers
 
 
 def running_total(sizes: Sequence[int]) -> list[int]:
@@ -156,7 +162,7 @@ def _buffers(sizes: SolveSizes) -> list[BufferSpec]:
         ("factors", number * 4 * sizes.factor_bases[-1], "state"),
         ("tables", sizes.table_words, "upload"),
         ("jacobian", number * max(4, 4 * sizes.jacobian_bases[-1]), "state"),
-        ("partials", number * sizes.partial_bases[3], "state"),
+        ("partials", number * sizes.partial_bases[4], "state"),
         ("state", STATE_WORDS, "state"),
         ("record", number * RECORD_NUMBERS, "download"),
         ("result", number * sizes.components, "download"),
@@ -186,8 +192,13 @@ def solve_program(sizes: SolveSizes) -> Program:
         dispatch("trial_elements", sizes.element_starts[-1]),
         dispatch("decide", 1),
     ]
+    sliced = sizes.slices * structure.workgroup_size
+    if sliced:
+        linearize.insert(-len(sets), dispatch("slices_linearize", sliced))
     update = dispatch("cg_update", structure.workgroup_size * sizes.update_groups[-1])
     products = tuple(dispatch(f"cg_product_{k}", gathers[k]) for k in sets)
+    if sliced:
+        products = (dispatch("slices_product", sliced), *products)
     return Program(
         buffers=tuple(_buffers(sizes)),
         pipelines=tuple(pipeline_of(k) for k in kernels.values()),

@@ -46,14 +46,33 @@ class SolveKernel:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceSums:
+    """Where sums over slices of a kind's lists are read.
+
+    Attributes:
+        row: control row of the kind's slices.
+        all_row: control row of all slices.
+        stride: numbers of a slice.
+    """
+
+    row: int
+    all_row: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
 class Body:
-    """Loads and statements of one element or incidence, and what each output is added to."""
+    """Loads and statements of one element or incidence, and what each output is added to.
+
+    With ``slices`` the lists of heavy nodes are not walked: sums over their slices are added.
+    """
 
     row: int
     unit: bool
     loads: tuple[str, ...]
     statements: tuple[str, ...]
     outputs: tuple[tuple[int, str], ...]
+    slices: SliceSums | None = None
 
 
 class Loader:
@@ -190,8 +209,8 @@ def render_kernel(
 
 def _bodies(context: dict[str, Any]) -> list[Body]:
     """The bodies that a context holds, of nodes or of elements."""
-    groups: list[dict[str, Any]] = context.get("groups", [])
-    return [*context.get("kinds", []), *(g["body"] for g in groups)]
+    rows: list[dict[str, Any]] = [*context.get("groups", []), *context.get("lists", [])]
+    return [*context.get("kinds", []), *(row["body"] for row in rows)]
 
 
 def incidence_body(

@@ -97,7 +97,7 @@ def tables_of(problem: ag.Problem, schedules: list[Schedule]) -> NodeTables:
     [
         ({"materialise": "all"}, "materialise='all'; expected one of nothing, jacobian, jtj-bl"),
         ({"accumulate": "tree"}, "accumulate='tree'; expected one of gather, two-level"),
-        ({"accumulate": "two-level", "materialise": "jacobian"}, "expected 'nothing'"),
+        ({"accumulate": "atomic-cas", "materialise": "jacobian"}, "expected 'nothing'"),
         ({"workgroup_size": 100}, "workgroup_size=100; expected a power of two up to 256"),
     ],
 )

@@ -10,11 +10,13 @@ import numpy as np
 from ..codegen.coarse_program import coarse_program
 from ..codegen.solve_layout import STATE_WORDS
 from ..codegen.solve_program import solve_program
+from ..errors import InputError
 from .batch import FloatArray
 from .coarse_tables import CoarseTables
 from .device import Device
 from .node_tables import NodeTables, upload_numbers
 from .program_runner import ProgramRunner
+from .schedules import DETERMINISTIC
 from .step_record import StepRecord
 
 SECONDS_PER_SUBMIT = 0.1
@@ -32,11 +34,20 @@ class DeviceSolve:
 
     Buffers and pipelines are made here, and once more if a coarse space is added.
 
+    Raises:
+        InputError: a schedule whose sums differ from run to run.
+
     Attributes:
         cut_short: whether the last step's CG ended for want of iterations submitted with it.
     """
 
     def __init__(self, device: Device, tables: NodeTables) -> None:
+        other = [s.accumulate for s in tables.schedules if s.accumulate not in DETERMINISTIC]
+        if other:
+            raise InputError(
+                f"a solve on the device with accumulation {other[0]!r}; expected "
+                f"{' or '.join(DETERMINISTIC)}, which have the same bits in every run"
+            )
         self._tables = tables
         self._runner = ProgramRunner(device, solve_program(tables.sizes))
         self._runner.upload("control", tables.control)

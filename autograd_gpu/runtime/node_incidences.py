@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,9 +29,10 @@ from autograd_gpu.errors import DeviceLimitError
 from autograd_gpu.runtime.batch import BoundGroup, DataBinding, FloatArray, IndexArray
 from autograd_gpu.runtime.locality import lexical_order, stable_order
 from autograd_gpu.runtime.node_orders import ArrayLayout, NodeOrders
+from autograd_gpu.runtime.node_slices import Slices, cut_lists
 from autograd_gpu.runtime.number_formats import FORMATS, check_lossless
 from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
-from autograd_gpu.runtime.schedules import Schedule, team_of
+from autograd_gpu.runtime.schedules import Schedule
 
 MASK_BITS = 32
 """A node's frozen components are bits of one word."""
@@ -70,6 +71,7 @@ class NodeIncidences(NodeOrders):
         schedule_sources: where they come from: ``model``, ``measured``, ``asked for``.
         structure: what generated text depends on.
         incidences: per node set, lists of each kind.
+        slices: per node set and kind, what the lists of heavy nodes are cut into, or None.
         number_format: how numbers are stored on the device.
     """
 
@@ -91,6 +93,7 @@ class NodeIncidences(NodeOrders):
         features = [self.features(g, precision) for g in range(len(self.groups))]
         decisions = schedules.decide(features)
         self.schedule_sources = tuple(dict.fromkeys(d.source for d in decisions))
+        self._resident = schedules.purpose == "solve"
         self._schedule([d.schedule for d in decisions], damping, precision)
 
     def _schedule(self, schedules: Sequence[Schedule], damping: str, precision: str) -> None:
@@ -100,12 +103,14 @@ class NodeIncidences(NodeOrders):
         structures = [self.group_structure(g, s.materialise) for g, s in enumerate(schedules)]
         kinds: list[list[Kind]] = [[] for _ in self.sets]
         self.incidences: list[list[Incidences]] = [[] for _ in self.sets]
+        self.slices: list[list[Slices | None]] = [[] for _ in self.sets]
         for g, group in enumerate(structures):
             self._add_kinds(g, group, kinds)
+        teams = [self._slice(k, kinds[k], size) for k in range(len(self.sets))]
         node_sets = [
             NodeSet(
                 width=self.width_of(k),
-                team=_team(self.incidences[k], len(self.new[k]), size),
+                team=teams[k],
                 masked=any(self.arrays[a].frozen.any() for a in members),
             )
             for k, members in enumerate(self.sets)
@@ -134,6 +139,18 @@ class NodeIncidences(NodeOrders):
                 )
             )
             self.incidences[slot.node_set].append(found)
+
+    def _slice(self, k: int, kinds: list[Kind], workgroup_size: int) -> int:
+        """Cut the lists of a node set's heavy nodes; returns the threads that share a node."""
+        wanted = [
+            self._resident and self.schedules[kind.group].accumulate == "two-level"
+            for kind in kinds
+        ]
+        starts = [found.starts for found in self.incidences[k]]
+        self.slices[k], team = cut_lists(starts, wanted, workgroup_size)
+        for j, slices in enumerate(self.slices[k]):
+            kinds[j] = replace(kinds[j], sliced=slices is not None)
+        return team
 
     def _incident(self, g: int, slot: NodeSlot, mirrored: bool) -> Incidences:
         """Incidences of a place, sorted once; other schedules of the problem have the same."""
@@ -293,8 +310,3 @@ class NodeIncidences(NodeOrders):
     def unpack(self, vector: NDArray[Any]) -> FloatArray:
         """A device vector, as it is stored there, as the problem's parameters."""
         return self.number_format.decode(vector)[self.positions]
-
-
-def _team(incidences: Sequence[Incidences], nodes: int, workgroup_size: int) -> int:
-    mean = sum(len(i.elements) for i in incidences) / max(1, nodes)
-    return team_of(mean, workgroup_size)

@@ -18,6 +18,9 @@ from autograd_gpu.codegen.solve_layout import (
     kind_row,
     number_columns,
     set_row,
+    slice_row,
+    sliced_kinds,
+    slices_row,
     table_columns,
 )
 from autograd_gpu.codegen.solve_program import SolveSizes
@@ -78,6 +81,7 @@ class NodeTables(NodeIncidences):
         masks = [
             put(self.mask(k)) if nodes.masked else 0 for k, nodes in enumerate(structure.node_sets)
         ]
+        slice_rows, slices = self._put_slices(words)
         self.tables: NDArray[np.uint32] = np.concatenate([*words.parts, np.zeros(1, np.uint32)])
         self.numbers: FloatArray = np.concatenate([*numbers.parts, np.zeros(1)])
         self.sizes = SolveSizes(
@@ -86,18 +90,36 @@ class NodeTables(NodeIncidences):
             elements=tuple(g.count for g in self.groups),
             table_words=self.tables.size,
             data_numbers=self.numbers.size,
+            slices=slices,
         )
-        self.control = self._control(element_tables, kind_tables, masks)
+        self.control = self._control(element_tables, kind_tables, masks, slice_rows)
+
+    def _put_slices(self, words: _Parts) -> tuple[list[int], int]:
+        """Where the table of slices begins, then where each kind lists its own; their number."""
+        sliced = sliced_kinds(self.structure)
+        starts: list[int] = []
+        tables: list[NDArray[np.uint32]] = []
+        total = 0
+        for number, (k, j) in enumerate(sliced):
+            found = self.slices[k][j]
+            assert found is not None
+            starts.append(words.put((found.starts + total).astype(np.uint32)))
+            kind = np.full(len(found.nodes), number)
+            table = np.stack([kind, found.nodes, found.first, found.last], axis=1)
+            tables.append(table.astype(np.uint32).ravel())
+            total += len(found.nodes)
+        return ([words.put(*tables), *starts] if sliced else []), total
 
     def _control(
         self,
         element_tables: list[tuple[int, int]],
         kind_tables: list[list[tuple[int, int, int, int]]],
         masks: list[int],
+        slices: list[int],
     ) -> NDArray[np.uint32]:
         s, structure = self.sizes, self.structure
         rows: dict[int, tuple[int, int, int, int]] = {}
-        step, element, largest, _ = s.partial_bases
+        step, element, largest, of_slices, _ = s.partial_bases
         size = structure.workgroup_size
         rows[0] = (s.length, s.product_groups[-1], s.element_starts[-1] // size, 0)
         rows[1] = (step, element, largest, 0)
@@ -113,6 +135,10 @@ class NodeTables(NodeIncidences):
             rows[group_row(structure, g)] = (s.elements[g], s.element_starts[g], table, jacobian)
             if structure.numbers_apart:
                 rows[group_row(structure, g) + 1] = (apart, 0, 0, 0)
+        if slices:
+            rows[slices_row(structure)] = (slices[0], s.slices, of_slices, 0)
+            for (k, j), start in zip(sliced_kinds(structure), slices[1:], strict=True):
+                rows[slice_row(structure, k, j)] = (start, 0, 0, 0)
         return np.array([rows[k] for k in range(len(rows))], np.uint32)
 
     @property

@@ -85,7 +85,7 @@ class Operators(Closing):
         accumulation: one of ``ACCUMULATIONS`` for all groups, in place of what their schedules say.
 
     Raises:
-        InputError: unknown accumulation.
+        InputError: unknown accumulation, or one that stores nothing with records to be stored.
         PrecisionError: atomics were asked for in float64: WGSL's have 32 bits.
         DeviceError: the device has no float32 atomics, and they were asked for.
         DeviceLimitError: a buffer is larger than the device allows.
@@ -99,6 +99,12 @@ class Operators(Closing):
         self._tables = tables
         self._incidences = _mean_incidences(tables)
         self.accumulations = tuple(accumulation or s.accumulate for s in tables.schedules)
+        for s in tables.schedules if accumulation is None else ():
+            if s.accumulate != "gather" and s.materialise != "nothing":
+                raise InputError(
+                    f"single products by accumulation {s.accumulate!r} compute each element once "
+                    f"and store nothing; got materialise={s.materialise!r}, expected 'nothing'"
+                )
         precision = tables.structure.precision
         atomic = [a for a in self.accumulations if a in FLOAT32_ACCUMULATIONS]
         if precision != "float32" and atomic:

@@ -36,7 +36,8 @@ class Schedule:
     Attributes:
         materialise: what is stored per element: ``nothing`` (J is recomputed by whoever needs
             it), ``jacobian``, or ``jtj-blocks`` (entries of the element's JᵀJ and Jᵀr).
-        accumulate: ``gather``, ``two-level``, ``atomic-native`` or ``atomic-cas``. All but
+        accumulate: ``gather``, ``two-level``, ``atomic-native`` or ``atomic-cas``. In a resident
+            solve ``two-level`` cuts the lists of heavy nodes into slices; otherwise all but
             ``gather`` compute each element once and store nothing.
         workgroup_size: threads of a workgroup; on the host, elements computed side by side.
 
@@ -59,7 +60,7 @@ class Schedule:
                 f"schedule: accumulate={self.accumulate!r}; expected one of "
                 f"{', '.join(ACCUMULATIONS)}"
             )
-        if self.accumulate != "gather" and self.materialise != "nothing":
+        if self.accumulate not in DETERMINISTIC and self.materialise != "nothing":
             raise InputError(
                 f"schedule: accumulate={self.accumulate!r} computes each element once and stores "
                 f"nothing; got materialise={self.materialise!r}, expected 'nothing'"
@@ -201,6 +202,11 @@ class Decision:
 
 Chooser = Callable[[Sequence[GroupFeatures]], Sequence[Schedule]]
 """Asks for the schedules of all groups of a problem."""
+
+
+def heavy_from(workgroup_size: int = WORKGROUP_SIZE) -> int:
+    """Incidences from which a node's list is sliced: as many as a workgroup walks in four turns."""
+    return 4 * workgroup_size
 
 
 def team_of(mean_terms: float, workgroup_size: int = WORKGROUP_SIZE) -> int:
