@@ -1,19 +1,19 @@
-"""Times of schedules where they run: what ``ag.tune`` and the benchmarks measure.
+"""The schedules of a problem, ready to be timed: what ``ag.tune`` and the benchmarks measure.
 
-Every trial is warmed up, waits for the device, and takes the median of differences between more
-and less of the same work, in which submission and read-back cancel.
+A trial is opened once and gives one time whenever it is asked, so that several can be timed in
+turns.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from autograd_gpu.errors import DeviceError, InputError
+from autograd_gpu.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.closing import Closing
 from autograd_gpu.runtime.device import Device
@@ -28,50 +28,26 @@ from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.device_preconditioner import SMALLEST_PROBLEM
 from autograd_gpu.solvers.host_schedules import gram_of, host_chooser, host_features
+from autograd_gpu.solvers.trial_times import Slope, TimedProgram, Warmth
 
-WARM_UP = 0.4
-"""Seconds of the same work before the first trial on a GPU, whose clocks rise meanwhile."""
-
-BURST = 0.02
-"""Seconds of work between two looks at the clock, about."""
-
-ITERATIONS = 4
-"""Of conjugate gradients behind a linearization; few enough that none finds itself converged."""
+OPEN_AT_ONCE = 6
+"""Trials that keep their buffers meanwhile, at most."""
 
 
-def work_seconds(run: Callable[[int], None], repeats: int = 5) -> float:
-    """Seconds of one unit of work: the median slope of time between two amounts.
+class Trial(Protocol):
+    """One schedule of all groups, ready to be timed."""
 
-    Args:
-        run: does so many units, and waits for them.
-        repeats: slopes.
-    """
-    run(1)  # compiles
-    began = time.perf_counter()
-    run(1)
-    once = time.perf_counter() - began
-    many = int(np.clip(BURST / max(once, 1e-6), 2, 200))
-    began = time.perf_counter()
-    run(many)
-    # The first unit pays for the way to the device and back; now that is known.
-    many = int(np.clip(BURST * many / max(time.perf_counter() - began, 1e-6), 2, 400))
-    slopes: list[float] = []
-    means: list[float] = []
-    for _ in range(repeats):
-        t0 = time.perf_counter()
-        run(1)
-        t1 = time.perf_counter()
-        run(1 + many)
-        t2 = time.perf_counter()
-        slopes.append(((t2 - t1) - (t1 - t0)) / many)
-        means.append((t2 - t1) / (1 + many))
-    slope = float(np.median(slopes))
-    # Where something else took the processor meanwhile, a difference may be negative.
-    return slope if slope > 0.0 else float(np.median(means))
+    def sample(self) -> float:
+        """Seconds of one unit of work, now."""
+        ...
+
+    def close(self) -> None:
+        """Free what it owns."""
+        ...
 
 
 class Trials(Protocol):
-    """Times the schedules of one problem for one purpose."""
+    """The schedules of one problem for one purpose."""
 
     @property
     def chooser(self) -> ScheduleChooser:
@@ -87,13 +63,119 @@ class Trials(Protocol):
         """Whether a schedule is worth trying here."""
         ...
 
-    def seconds(self, schedules: Sequence[Schedule]) -> float | None:
-        """Of one unit of work with the schedules of all groups; None if the device refuses."""
+    def open(self, schedules: Sequence[Schedule]) -> Trial:
+        """Make schedules ready, one per group.
+
+        Raises:
+            DeviceError: the device refuses, or has no memory left for them.
+        """
         ...
 
     def close(self) -> None:
         """Free what it owns."""
         ...
+
+
+class Stand(Closing):
+    """Samples schedules in any order; keeps the trials sampled last open.
+
+    Where memory is short, the others make room.
+
+    Args:
+        trials: opens them; borrowed.
+    """
+
+    def __init__(self, trials: Trials) -> None:
+        self._trials = trials
+        self._open: OrderedDict[tuple[Schedule, ...], Trial] = OrderedDict()
+        self._refused: set[tuple[Schedule, ...]] = set()
+
+    def ready(self, wanted: Sequence[tuple[Schedule, ...]]) -> None:
+        """Open some, as many as fit, so that no time is lost between their samples."""
+        for schedules in wanted[:OPEN_AT_ONCE]:
+            self._opened(schedules)
+
+    def sample(self, schedules: tuple[Schedule, ...]) -> float | None:
+        """Seconds of one unit of work; None if the device refuses.
+
+        Raises:
+            DeviceLostError: the device is gone.
+        """
+        trial = self._opened(schedules)
+        return None if trial is None else trial.sample()
+
+    def _opened(self, schedules: tuple[Schedule, ...]) -> Trial | None:
+        if schedules in self._open:
+            self._open.move_to_end(schedules)
+            return self._open[schedules]
+        if schedules in self._refused:
+            return None
+        while len(self._open) >= OPEN_AT_ONCE:
+            self._open.popitem(last=False)[1].close()
+        try:
+            trial = self._with_room(schedules)
+        except DeviceLostError:
+            raise
+        except DeviceError:
+            self._refused.add(schedules)
+            return None
+        self._open[schedules] = trial
+        return trial
+
+    def _with_room(self, schedules: tuple[Schedule, ...]) -> Trial:
+        try:
+            return self._trials.open(schedules)
+        except DeviceMemoryError:
+            if not self._open:
+                raise
+        self.close()
+        return self._trials.open(schedules)
+
+    def close(self) -> None:
+        """Close all; those that are sampled again are opened anew."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+@dataclass(slots=True)
+class _SolveTrial:
+    """A linearization with its products.
+
+    Attributes:
+        program: of the solve.
+        iterations: that conjugate gradients make before they find themselves converged.
+    """
+
+    program: TimedProgram
+    iterations: int
+
+    def sample(self) -> float:
+        """Of as many products as a step has, about; reckoned where there are fewer unknowns."""
+        both = self.program.seconds(("linearize", *("cg",) * self.iterations))
+        if self.iterations >= PRODUCTS_PER_LINEARIZATION:
+            return both
+        linearize = self.program.seconds(("linearize",))
+        product = max(both - linearize, 0.0) / self.iterations
+        return linearize + PRODUCTS_PER_LINEARIZATION * product
+
+    def close(self) -> None:
+        """Free the buffers."""
+        self.program.close()
+
+
+@dataclass(slots=True)
+class _GradientTrial:
+    """One gradient at a time."""
+
+    program: TimedProgram
+
+    def sample(self) -> float:
+        """Of one gradient."""
+        return self.program.seconds(("gradient",))
+
+    def close(self) -> None:
+        """Free the buffers."""
+        self.program.close()
 
 
 class _DeviceTrials(Closing):
@@ -108,18 +190,11 @@ class _DeviceTrials(Closing):
         self._tables = NodeTables(layouts, analysis.groups, parameters, schedules=[Schedule()])
         self.chooser = ScheduleChooser(self.purpose, identity_of(device))
         self.features = [self._tables.features(g) for g in range(len(analysis.groups))]
-        self._warm = device.adapter.is_software
+        self._warmth = Warmth(needed=not device.adapter.is_software)
 
     def allows(self, schedule: Schedule) -> bool:
         """Whether the device takes such workgroups."""
         return schedule.workgroup_size <= self._device.limits["max-compute-workgroup-size-x"]
-
-    def _time(self, run: Callable[[int], None]) -> float:
-        began = time.perf_counter()
-        while not self._warm and time.perf_counter() - began < WARM_UP:
-            run(20)
-        self._warm = True
-        return work_seconds(run)
 
     def close(self) -> None:
         """Nothing is kept between trials."""
@@ -135,6 +210,8 @@ class SolveTrials(_DeviceTrials):
     """
 
     purpose = "solve"
+    iterations = 0
+    """Of conjugate gradients, in a sample; found at the first opening."""
 
     def allows(self, schedule: Schedule) -> bool:
         """Large problems keep the usual workgroups, which their coarse spaces need."""
@@ -142,26 +219,19 @@ class SolveTrials(_DeviceTrials):
         small = self._tables.sizes.components < SMALLEST_PROBLEM
         return super().allows(schedule) and (usual or small)
 
-    def seconds(self, schedules: Sequence[Schedule]) -> float | None:
-        """Of a linearization and as many iterations as a step has, about."""
-        try:
-            solve = DeviceSolve(self._device, self._tables.rescheduled(schedules))
-        except DeviceError:
-            return None
+    def open(self, schedules: Sequence[Schedule]) -> Trial:
+        """See ``Trials.open``."""
+        solve = DeviceSolve(self._device, self._tables.rescheduled(schedules))
         try:
             solve.start(self._parameters, 1e-4, 0.0, 1e-3)
-            linearize = self._time(partial(self._burst, solve, ("linearize",)))
-            iterations = ("linearize", *("cg",) * ITERATIONS)
-            both = self._time(partial(self._burst, solve, iterations))
-        finally:
+            if not self.iterations:
+                # One less: under another schedule they may be converged one earlier.
+                most = solve.iterations_of(PRODUCTS_PER_LINEARIZATION + 1)
+                self.iterations = max(1, most - 1)
+            return _SolveTrial(TimedProgram(solve.runner, self._warmth, solve), self.iterations)
+        except BaseException:
             solve.close()
-        iteration = max(both - linearize, 0.0) / ITERATIONS
-        return linearize + PRODUCTS_PER_LINEARIZATION * iteration
-
-    @staticmethod
-    def _burst(solve: DeviceSolve, sequences: tuple[str, ...], count: int) -> None:
-        solve.runner.run([*sequences] * count)
-        solve.runner.read("state")
+            raise
 
 
 class GradientTrials(_DeviceTrials):
@@ -169,19 +239,15 @@ class GradientTrials(_DeviceTrials):
 
     purpose = "gradient"
 
-    def seconds(self, schedules: Sequence[Schedule]) -> float | None:
-        """Of one gradient."""
+    def open(self, schedules: Sequence[Schedule]) -> Trial:
+        """See ``Trials.open``."""
+        operators = Operators(self._device, self._tables.rescheduled(schedules))
         try:
-            operators = Operators(self._device, self._tables.rescheduled(schedules))
-        except DeviceError:
-            return None
-        with operators:
             operators.gradient(self._parameters)
-
-            def run(count: int) -> None:
-                operators.runner.run(["gradient"] * count)
-
-            return self._time(run)
+            return _GradientTrial(TimedProgram(operators.runner, self._warmth, operators))
+        except BaseException:
+            operators.close()
+            raise
 
 
 class AssemblyTrials(Closing):
@@ -210,25 +276,42 @@ class AssemblyTrials(Closing):
         """Every alternative."""
         return True
 
-    def seconds(self, schedules: Sequence[Schedule]) -> float | None:
-        """Of residuals, Jacobian and JᵀJ."""
-        analysis = self._analysis
-        lanes = [s.workgroup_size for s in schedules]
-        session = NumbaSession(analysis.groups, analysis.parameter_count, "float64", lanes=lanes)
-        gram = gram_of(analysis, schedules[0].materialise)
-        entries = len(gram.pattern()[1])
-        upper, gradient = np.zeros(entries), np.zeros(analysis.column_count)
-
-        def run(count: int) -> None:
-            for _ in range(count):
-                residuals, values = session.residual_jacobian(self._parameters)
-                gram.sum(values, residuals, upper, gradient)
-
-        try:
-            return work_seconds(run)
-        finally:
-            gram.close()
-            session.close()
+    def open(self, schedules: Sequence[Schedule]) -> Trial:
+        """See ``Trials.open``."""
+        return _AssemblyTrial(self._analysis, self._parameters, schedules)
 
     def close(self) -> None:
         """Nothing is kept between trials."""
+
+
+class _AssemblyTrial:
+    """Residuals, Jacobian and JᵀJ on the host under one schedule of each group."""
+
+    def __init__(
+        self, analysis: Analysis, parameters: FloatArray, schedules: Sequence[Schedule]
+    ) -> None:
+        lanes = [s.workgroup_size for s in schedules]
+        self._session = NumbaSession(
+            analysis.groups, analysis.parameter_count, "float64", lanes=lanes
+        )
+        self._gram = gram_of(analysis, schedules[0].materialise)
+        self._upper = np.zeros(len(self._gram.pattern()[1]))
+        self._gradient = np.zeros(analysis.column_count)
+        self._parameters = parameters
+        self._slope: Slope | None = None
+
+    def sample(self) -> float:
+        """Of residuals, Jacobian and JᵀJ."""
+        if self._slope is None:
+            self._slope = Slope(self._work)
+        return self._slope()
+
+    def _work(self, count: int) -> None:
+        for _ in range(count):
+            residuals, values = self._session.residual_jacobian(self._parameters)
+            self._gram.sum(values, residuals, self._upper, self._gradient)
+
+    def close(self) -> None:
+        """Free what both keep."""
+        self._gram.close()
+        self._session.close()

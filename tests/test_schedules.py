@@ -13,6 +13,7 @@ import pytest
 import autograd_gpu as ag
 import workloads
 from adapters_for_tests import wgsl_adapters
+from autograd_gpu import disk_cache
 from autograd_gpu.codegen.element_parts import block_record
 from autograd_gpu.codegen.incidence import PRODUCTS
 from autograd_gpu.errors import InputError
@@ -185,7 +186,7 @@ def test_measurements_are_remembered_by_device_topology_and_size(
     slow = tuple(Schedule() for _ in features)
     fast = tuple(Schedule(materialise="jacobian", workgroup_size=64) for _ in features)
     assert chooser.recall(features) is None
-    chooser.remember(features, ((slow, 2.0), (fast, 1.0)))
+    chooser.remember(features, ((fast, 1.0), (slow, 2.0)))
     schedule_choice.forget_memory()  # as another process would find it
     decisions = chooser.decide(features)
     assert tuple(d.schedule for d in decisions) == fast
@@ -207,16 +208,56 @@ def test_measurements_are_remembered_by_device_topology_and_size(
     assert {d.source for d in chooser.decide(features)} == {"model"}
 
 
+VERSION = {"format": schedule_choice.FORMAT, "generator": schedule_choice.GENERATOR_VERSION}
+
+
+def entry(measured: object, **version: str) -> bytes:
+    return json.dumps({**VERSION, **version, "measured": measured}).encode()
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"{", b"[]", b'[{"seconds": 1, "schedules": [["all", "gather", 64]]}]', b'[{"seconds": 1}]'],
+    [
+        b"{",
+        b"[]",
+        entry([]),
+        entry([{"seconds": 1, "schedules": [["all", "gather", 64]]}]),
+        entry([{"seconds": 1, "schedules": [["nothing", "gather", 64]] * 2}]),
+        entry([{"seconds": 1}]),
+    ],
 )
-def test_an_entry_that_does_not_read_counts_as_absent(content: bytes) -> None:
+def test_an_entry_that_does_not_read_counts_as_absent(
+    content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_cache, "_warned", set())
     features = features_of(workloads.curve_problem(100))
     chooser = ScheduleChooser("solve", H200)
-    schedule_choice.DiskCache("schedules").put(chooser.key(features), content)
-    assert chooser.recall(features) is None
+    cache = schedule_choice.DiskCache("schedules")
+    cache.put(chooser.key(features), content)
+    with pytest.warns(RuntimeWarning, match="is damaged; it is removed"):
+        assert chooser.recall(features) is None
+    assert cache.get(chooser.key(features)) is None
     chooser.forget(features)
+
+
+def test_measurements_of_other_versions_are_ignored_with_one_warning() -> None:
+    cache = schedule_choice.DiskCache("schedules")
+    measured = [{"seconds": 1.0, "schedules": [["nothing", "gather", 64]]}]
+    features = features_of(workloads.curve_problem(100))
+    schedule_choice._warn_of_version.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    choosers = [ScheduleChooser(purpose, H200) for purpose in ("solve", "gradient")]
+    for chooser, other in zip(choosers, ({"format": "1"}, {"generator": "0"}), strict=True):
+        cache.put(chooser.key(features), entry(measured, **other))
+    with pytest.warns(RuntimeWarning, match=r"another version .* call ag.tune again") as found:
+        assert choosers[0].recall(features) is None
+        assert choosers[1].recall(features) is None
+    assert len(found) == 1
+    # Measured again, it is read again.
+    choosers[0].remember(features, (((Schedule(workgroup_size=64),), 1.0),))
+    schedule_choice.forget_memory()
+    assert choosers[0].decide(features)[0].source == "measured"
+    for chooser in choosers:
+        chooser.forget(features)
 
 
 def test_an_entry_is_plain_json() -> None:
@@ -225,7 +266,11 @@ def test_an_entry_is_plain_json() -> None:
     chooser.remember(features, (((Schedule(workgroup_size=128),), 0.5),))
     stored = schedule_choice.DiskCache("schedules").get(chooser.key(features))
     assert stored is not None
-    assert json.loads(stored) == [{"seconds": 0.5, "schedules": [["nothing", "gather", 128]]}]
+    assert json.loads(stored) == {
+        "format": "2",
+        "generator": "1",
+        "measured": [{"seconds": 0.5, "schedules": [["nothing", "gather", 128]]}],
+    }
     chooser.forget(features)
 
 

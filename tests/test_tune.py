@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import autograd_gpu as ag
 import workloads
 from adapters_for_tests import wgsl_adapters
-from autograd_gpu.errors import InputError
+from autograd_gpu.errors import DeviceError, DeviceMemoryError, InputError
 from autograd_gpu.runtime import schedule_choice
 from autograd_gpu.runtime.block_assembly import BlockAssembly, SharedAssembly
 from autograd_gpu.runtime.choice import choose_backend
 from autograd_gpu.runtime.device import Device
-from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
-from autograd_gpu.runtime.schedules import Schedule, alternatives
-from autograd_gpu.solvers import schedule_trials
+from autograd_gpu.runtime.node_tables import NodeTables
+from autograd_gpu.runtime.operators import Operators
+from autograd_gpu.runtime.schedule_choice import Measured, ScheduleChooser, identity_of
+from autograd_gpu.runtime.schedules import GroupFeatures, Schedule, alternatives
+from autograd_gpu.runtime.stopwatch import Stopwatch, can_time
+from autograd_gpu.solvers import trial_times
+from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
+from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.host_schedules import assembly_decisions, gram_of, host_features
 from autograd_gpu.solvers.normal_equations import NormalEquations, RowGram
-from autograd_gpu.solvers.schedule_trials import SolveTrials, work_seconds
-from autograd_gpu.solvers.tune import Search
+from autograd_gpu.solvers.schedule_search import MOST_SAMPLES, Search
+from autograd_gpu.solvers.schedule_trials import GradientTrials, SolveTrials, Stand
+from autograd_gpu.solvers.trial_times import Slope
+from autograd_gpu.solvers.tune import tuned
 
 FLOAT32 = 1e-4
 
@@ -39,54 +53,233 @@ def device() -> Iterator[Device]:
 def own_folder(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is remembered from one test to the next."""
     monkeypatch.setenv("AUTOGRAD_GPU_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(schedule_trials, "BURST", 5e-4)
+    monkeypatch.setattr(trial_times, "BURST", 5e-4)
     schedule_choice.forget_memory()
     yield
     schedule_choice.forget_memory()
 
 
 class PretendTrials:
-    """Times that a function makes up, counted."""
+    """Times that a function makes up; openings, closings and times are counted.
 
-    def __init__(self, real: SolveTrials, cost: dict[str, float]) -> None:
-        self.chooser, self.features = real.chooser, real.features
-        self._cost = cost
-        self.tried: list[tuple[Schedule, ...]] = []
+    Args:
+        groups: how many the problem has.
+        cost: seconds of schedules.
+        noise: factor of the n-th time that is taken at all.
+        room: trials that fit into memory at once.
+    """
+
+    def __init__(
+        self,
+        groups: int,
+        cost: Callable[[tuple[Schedule, ...]], float],
+        noise: Callable[[int], float] = lambda n: 1.0,
+        room: int = 100,
+    ) -> None:
+        self.chooser = ScheduleChooser("solve", identity_of(None))
+        self.features = [springs_features()] * groups
+        self.cost, self.noise, self.room = cost, noise, room
+        self.opened: list[tuple[Schedule, ...]] = []
+        self.open_now = 0
+        self.sampled: Counter[tuple[Schedule, ...]] = Counter()
 
     def allows(self, schedule: Schedule) -> bool:
         return schedule.workgroup_size != 128
 
-    def seconds(self, schedules: Sequence[Schedule]) -> float | None:
-        self.tried.append(tuple(schedules))
-        if any(s.materialise == "jtj-blocks" for s in schedules):
-            return None
-        total = sum((k + 1) * self._cost[s.materialise] for k, s in enumerate(schedules))
-        return total + (0.5 if schedules[0].workgroup_size == 256 else 0.0)
+    def open(self, schedules: Sequence[Schedule]) -> PretendTrial:
+        key = tuple(schedules)
+        if math.isinf(self.cost(key)):
+            raise DeviceError("refused")
+        if self.open_now >= self.room:
+            raise DeviceMemoryError("no room")
+        self.opened.append(key)
+        self.open_now += 1
+        return PretendTrial(self, key)
 
     def close(self) -> None:
         pass
 
 
-@pytest.mark.wgsl
-def test_the_search_finds_the_fastest_and_times_each_once(device: Device) -> None:
+class PretendTrial:
+    def __init__(self, owner: PretendTrials, schedules: tuple[Schedule, ...]) -> None:
+        self.owner, self.schedules = owner, schedules
+
+    def sample(self) -> float:
+        noise = self.owner.noise(self.owner.sampled.total())
+        self.owner.sampled[self.schedules] += 1
+        return self.owner.cost(self.schedules) * noise
+
+    def close(self) -> None:
+        self.owner.open_now -= 1
+
+
+@cache
+def springs_features() -> GroupFeatures:
     problem = workloads.springs_problem(1)
-    x = np.concatenate([problem.values_of(a).ravel() for a in problem.arrays])
-    real = SolveTrials(problem.analysis(), device, x)
-    trials = PretendTrials(real, {"nothing": 2.0, "jacobian": 1.0})
-    search = Search(trials)
-    best = search.descend([Schedule(), Schedule()])
+    (features, _) = host_features(problem.analysis())
+    return replace(features, assembly=None)
+
+
+def searched(trials: PretendTrials, start: Sequence[Schedule], most: int = 600) -> Measured:
+    with Stand(trials) as stand:
+        found = Search(trials, stand, most).run(start)
+    assert trials.open_now == 0
+    assert trials.sampled.total() <= most
+    return found
+
+
+SECONDS = {"nothing": 2.0, "jacobian": 1.0, "jtj-blocks": math.inf}
+
+
+def by_words(schedules: tuple[Schedule, ...]) -> float:
+    """Blocks are refused, Jacobians are fast, 64 threads are best."""
+    total = sum((k + 1) * SECONDS[s.materialise] for k, s in enumerate(schedules))
+    return total + (0.5 if schedules[0].workgroup_size == 256 else 0.0)
+
+
+def test_the_search_finds_the_fastest() -> None:
+    trials = PretendTrials(2, by_words)
+    (best, seconds), *others = searched(trials, [Schedule(), Schedule()])
     assert best == (Schedule(materialise="jacobian", workgroup_size=64),) * 2
-    assert len(set(trials.tried)) == len(trials.tried)
-    assert all(s.workgroup_size != 128 for tried in trials.tried for s in tried)
-    assert search.measured[0] == (best, 3.0)
-    refused = [t for t in trials.tried if "jtj-blocks" in {s.materialise for s in t}]
-    assert refused and not {s for s, _ in search.measured} & set(refused)
+    assert seconds == 3.0
+    assert [t for _, t in others] == sorted(t for _, t in others)
+    assert all(s.workgroup_size != 128 for tried in trials.opened for s in tried)
+    assert not any("jtj-blocks" in {s.materialise for s in t} for t in trials.opened)
+    # One opening each, but for the two of the last race, which are set up anew.
+    assert len(trials.opened) <= len(set(trials.opened)) + 2
 
 
-def test_work_is_timed_by_what_more_of_it_takes() -> None:
-    counts: list[int] = []
-    assert work_seconds(counts.append, repeats=3) > 0.0
-    assert counts[0] == 1 and len(counts) == 3 + 2 * 3 and counts[-1] > 1
+def test_groups_get_schedules_of_their_own() -> None:
+    wanted = ("jacobian", "nothing", "jtj-blocks")
+
+    def cost(schedules: tuple[Schedule, ...]) -> float:
+        return 1.0 + sum(s.materialise != w for s, w in zip(schedules, wanted, strict=True))
+
+    (best, _), *_ = searched(PretendTrials(3, cost), [Schedule()] * 3)
+    assert tuple(s.materialise for s in best) == wanted
+
+
+costs = st.lists(
+    st.fixed_dictionaries(
+        {m: st.sampled_from([1.0, 1.5, 2.5, math.inf]) for m in ("nothing", "jtj-blocks")}
+        | {"jacobian": st.sampled_from([1.0, 1.7])}
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(costs, st.dictionaries(st.integers(0, 300), st.sampled_from([1e-6, 0.3, 1e6]), max_size=2))
+def test_two_wild_times_do_not_change_what_is_chosen(
+    seconds: list[dict[str, float]], wild: dict[int, float]
+) -> None:
+    def cost(schedules: tuple[Schedule, ...]) -> float:
+        return sum(of[s.materialise] for of, s in zip(seconds, schedules, strict=True))
+
+    trials = PretendTrials(len(seconds), cost, lambda n: wild.get(n, 1.0))
+    (best, _), *_ = searched(trials, [Schedule(materialise="jacobian")] * len(seconds))
+    assert cost(best) <= 1.02 * sum(min(of.values()) for of in seconds)
+
+
+def test_chance_rarely_moves_what_was_modelled() -> None:
+    kept = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        trials = PretendTrials(
+            2, lambda s: 1.0, lambda n, r=random: float(np.exp(r.normal(0, 0.1)))
+        )
+        start = (Schedule(materialise="jacobian"),) * 2
+        kept += searched(trials, start)[0][0] == start
+    assert kept >= 45
+
+
+def test_little_memory_opens_one_trial_after_another() -> None:
+    trials = PretendTrials(2, by_words, room=1)
+    assert searched(trials, [Schedule(), Schedule()])[0][0][0].materialise == "jacobian"
+
+
+def test_a_device_that_refuses_everything_is_an_error() -> None:
+    trials = PretendTrials(1, lambda s: math.inf)
+    with pytest.raises(DeviceError, match="refuses every schedule of this problem, for purpose"):
+        tuned(trials)
+
+
+def test_times_taken_are_bounded() -> None:
+    """Twelve groups in heavy noise: the bound holds, and the last race has its share."""
+    random = np.random.default_rng(0)
+    trials = PretendTrials(12, lambda s: 1.0, lambda n: float(np.exp(random.normal(0.0, 0.5))))
+    searched(trials, [Schedule()] * 12, most=200)
+    assert 100 < trials.sampled.total() <= 200
+    assert MOST_SAMPLES <= 600
+
+
+class PretendClock:
+    """A clock that work moves: so much for a way there and back, so much for each unit."""
+
+    def __init__(self, way: float, unit: float) -> None:
+        self.now, self.way, self.unit = 0.0, way, unit
+        self.counts: list[int] = []
+        self.late = 0.0
+
+    def work(self, count: int) -> None:
+        self.counts.append(count)
+        self.now += self.way + count * self.unit + self.late
+        self.late = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("way", "unit"), [(1e-3, 1e-5), (1e-4, 1e-3), (0.0, 5.0)])
+def test_work_is_timed_by_what_more_of_it_takes(
+    way: float, unit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_times, "BURST", 0.02)
+    clock = PretendClock(way, unit)
+    slope = Slope(clock.work, clock)
+    for _ in range(3):
+        assert slope() == pytest.approx(unit, rel=1e-6)
+    assert clock.now < 20 * unit + 0.2, "no more than some bursts"
+    clock.late = -0.9 * way
+    assert slope() > 0.0
+    clock.late = 10.0  # hits the smaller amount: the difference would be negative
+    assert slope() > 0.0
+
+
+@pytest.mark.wgsl
+def test_the_device_times_itself(device: Device) -> None:
+    problem = workloads.springs_problem(2)
+    analysis = problem.analysis()
+    x = current_parameters(problem)
+    for trials in (SolveTrials(analysis, device, x), GradientTrials(analysis, device, x)):
+        with closing(trials.open([Schedule(), Schedule()])) as trial:
+            began = time.perf_counter()
+            seconds = trial.sample()
+            assert 0.0 < seconds <= time.perf_counter() - began
+    runner = Operators(device, NodeTables(array_layouts(analysis), analysis.groups, x)).runner
+    if can_time(runner):
+        with Stopwatch(runner) as watch:
+            before = device.counters.snapshot()
+            assert watch.seconds(("gradient",) * 3) > 0.0
+            after = device.counters.snapshot()
+        assert after.submits == before.submits + 1
+        assert after.dispatches == before.dispatches + 3 * len(runner.launches(["gradient"]))
+        with pytest.raises(InputError, match="unknown sequence 'no'"):
+            Stopwatch(runner).seconds(["no"])
+    runner.release()
+
+
+@pytest.mark.wgsl
+def test_products_are_counted_until_conjugate_gradients_end(device: Device) -> None:
+    """A curve has five unknowns, springs many: the first is reckoned, the second measured."""
+    for problem, ends in (
+        (workloads.curve_problem(200), True),
+        (workloads.springs_problem(2), False),
+    ):
+        analysis = problem.analysis()
+        trials = SolveTrials(analysis, device, current_parameters(problem))
+        trials.open([Schedule()] * len(analysis.groups)).close()
+        assert (1 <= trials.iterations < 8) if ends else (trials.iterations == 40)
 
 
 @pytest.mark.wgsl
@@ -97,8 +290,9 @@ def test_a_tuned_schedule_is_remembered_and_used(device: Device) -> None:
     assert set(tuning.purposes) == {"solve", "gradient"}
     solve = tuning.purposes["solve"]
     assert solve.groups == ("springs", "anchor")
-    assert solve.seconds == min(t for _, t in solve.measured) <= solve.modelled_seconds
-    assert "times the fastest" in str(tuning)
+    assert solve.measured[0] == (solve.schedules, solve.seconds)
+    assert solve.modelled in dict(solve.measured) and 0 < solve.samples <= MOST_SAMPLES
+    assert "times the chosen" in str(tuning)
 
     # Whatever was the fastest here, a choice that nothing would suggest is used once remembered.
     explained = problem.explain(backend="wgsl", device=device)

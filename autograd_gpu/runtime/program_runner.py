@@ -187,10 +187,7 @@ class ProgramRunner:
             DeviceError: if the device fails; DeviceLostError if it is gone.
         """
         names = (sequence,) if isinstance(sequence, str) else tuple(sequence)
-        for name in names:
-            if name not in self._program.sequences:
-                known = ", ".join(map(repr, self._program.sequences))
-                raise InputError(f"unknown sequence {name!r}; the program has {known}")
+        self._check_names(names)
         with self._lock:
             self._check_alive()
             chunks = self._plan_downloads(names)
@@ -229,6 +226,24 @@ class ProgramRunner:
                 raise self._device.work_error(f"read of {name!r}", error) from error
         self._device.count(readbacks=1, bytes_down=len(data))
         return np.frombuffer(data, dtype)
+
+    def launches(self, sequences: Sequence[str]) -> list[Launch]:
+        """The dispatches of sequences in order, for whoever encodes them otherwise.
+
+        Raises:
+            InputError: if there is no such sequence.
+            DeviceLostError: if the device is gone.
+        """
+        self._check_names(sequences)
+        with self._lock:
+            self._check_alive()
+            return [launch for name in sequences for launch in self._launches[name]]
+
+    def _check_names(self, sequences: Sequence[str]) -> None:
+        for name in sequences:
+            if name not in self._program.sequences:
+                known = ", ".join(map(repr, self._program.sequences))
+                raise InputError(f"unknown sequence {name!r}; the program has {known}")
 
     def release(self) -> None:
         """Free the buffers. Releasing twice is allowed; running afterwards is an error."""

@@ -11,14 +11,16 @@ import json
 import math
 import platform
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
-from autograd_gpu.disk_cache import DiskCache
+from autograd_gpu.disk_cache import DiskCache, damaged
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.schedule_costs import GPU, PROFILES, DeviceProfile, estimate
 from autograd_gpu.runtime.schedules import (
@@ -33,14 +35,14 @@ from autograd_gpu.runtime.threads import available_threads
 if TYPE_CHECKING:
     from autograd_gpu.runtime.device import Device
 
-FORMAT = "1"
-"""Of the entries on disk; part of their key."""
+FORMAT = "2"
+"""Of the entries on disk."""
 
 REMEMBERED = 256
 """Measured choices kept in memory."""
 
 Measured = tuple[tuple[tuple[Schedule, ...], float], ...]
-"""Schedules of all groups with the seconds that they took, the fastest first."""
+"""Schedules of all groups with the seconds that they took, what was chosen first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class ScheduleChooser:
                 schedule=schedule,
                 source="measured",
                 reason=f"measured on {self.where.name}: all groups in {_text(seconds)}, the "
-                f"fastest of {len(measured)} tried",
+                f"best of {len(measured)} tried",
                 alternatives=_with_times(decision, best, measured, k),
             )
             for k, (decision, schedule) in enumerate(zip(decisions, best, strict=True))
@@ -174,32 +176,34 @@ class ScheduleChooser:
     def key(self, groups: Sequence[GroupFeatures]) -> tuple[str, ...]:
         """What measurements are remembered by: device, topologies, sizes and valences."""
         return (
-            FORMAT, GENERATOR_VERSION, self.purpose, *self.where.key,
+            self.purpose,
+            *self.where.key,
             *(part for f in groups for part in _group_key(f)),
-        )  # fmt: skip
+        )
 
     def recall(self, groups: Sequence[GroupFeatures]) -> Measured | None:
         """What was measured for such a problem, by this process or another one; None if nothing.
 
-        An entry that does not read as it should counts as absent. The disk is asked once: small
-        problems are solved again and again, and what another process measures meanwhile may wait.
+        Entries that do not read as they should, and those of other versions of the kernels, count
+        as absent, with one warning. The disk is asked once: small problems are solved again and
+        again, and what another process measures meanwhile may wait.
         """
         key = self.key(groups)
         with _lock:
             if key in _memory:
                 _memory.move_to_end(key)
                 return _memory[key]
-        stored = DiskCache("schedules").get(key)
-        found = None if stored is None else _read(stored, len(groups))
+        cache = DiskCache("schedules")
+        stored = cache.get(key)
+        found = None if stored is None else _read(stored, len(groups), cache.path(key))
         _keep(key, found)
         return found
 
     def remember(self, groups: Sequence[GroupFeatures], measured: Measured) -> None:
-        """Keep measurements in memory and on disk; the fastest is taken from now on."""
+        """Keep measurements in memory and on disk; the first is taken from now on."""
         key = self.key(groups)
-        ordered = tuple(sorted(measured, key=lambda m: m[1]))
-        _keep(key, ordered)
-        DiskCache("schedules").put(key, _write(ordered))
+        _keep(key, measured)
+        DiskCache("schedules").put(key, _write(measured))
 
     def forget(self, groups: Sequence[GroupFeatures]) -> None:
         """Choose by estimates again."""
@@ -241,12 +245,20 @@ def _write(measured: Measured) -> bytes:
         }
         for schedules, seconds in measured
     ]
-    return json.dumps(rows).encode()
+    return json.dumps({**_version(), "measured": rows}).encode()
 
 
-def _read(stored: bytes, groups: int) -> Measured | None:
+def _version() -> dict[str, str]:
+    """What an entry must say of itself; not part of the key, so that older ones are noticed."""
+    return {"format": FORMAT, "generator": GENERATOR_VERSION}
+
+
+def _read(stored: bytes, groups: int, path: Path | None) -> Measured | None:
     try:
-        rows: list[dict[str, Any]] = json.loads(stored)
+        document: dict[str, Any] = json.loads(stored)
+        if {name: document[name] for name in _version()} != _version():
+            _warn_of_version()
+            return None
         found = tuple(
             (
                 tuple(
@@ -255,12 +267,27 @@ def _read(stored: bytes, groups: int) -> Measured | None:
                 ),
                 float(row["seconds"]),
             )
-            for row in rows
+            for row in document["measured"]
         )
-    except (ValueError, TypeError, KeyError, InputError):
-        return None
-    usable = found and all(len(schedules) == groups for schedules, _ in found)
-    return found if usable else None
+    except (ValueError, TypeError, LookupError, InputError):
+        found = ()
+    if found and all(len(schedules) == groups for schedules, _ in found):
+        return found
+    if path is not None:
+        path.unlink(missing_ok=True)
+        damaged(path)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _warn_of_version() -> None:
+    """Once: whoever has tuned finds all problems chosen by the model again."""
+    warnings.warn(
+        "ag.tune: what another version of this package has measured is ignored, since its kernels "
+        "are others; call ag.tune again where schedules should be measured",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _common(ranked: Sequence[Sequence[Alternative]], shared: str) -> object:
