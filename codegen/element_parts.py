@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from autograd_gpu.codegen.block_factor import lower_index
@@ -35,26 +35,38 @@ class ElementParts:
         self.builder = Builder(RULES)
         kernel = group.kernel
         self.extra = len(kernel.slots)
-        b, m = self.builder, kernel.residual_size
-        values: list[int] = []
         # What a record of blocks does not have is recomputed.
-        loaded = group.stored and group.blocks is None
-        if loaded:
-            self.residual = [b.input(self.extra + RESIDUAL, i) for i in range(m)]
-        else:
-            ids = b.absorb(kernel.graph.nodes)
-            values = [ids[o] for o in kernel.graph.outputs]
-            self.residual = values[:m]
-        # row -> column -> node
-        self.rows: list[dict[int, int]] = [{} for _ in range(m)]
+        self._loaded = group.stored and group.blocks is None
+
+    @cached_property
+    def _values(self) -> list[int]:
+        """Outputs of the group's kernel, residuals first. Large: made where they are used."""
+        kernel = self.group.kernel
+        ids = self.builder.absorb(kernel.graph.nodes)
+        return [ids[o] for o in kernel.graph.outputs]
+
+    @cached_property
+    def residual(self) -> list[int]:
+        """The residuals."""
+        m = self.group.kernel.residual_size
+        if self._loaded:
+            return [self.builder.input(self.extra + RESIDUAL, i) for i in range(m)]
+        return self._values[:m]
+
+    @cached_property
+    def rows(self) -> list[dict[int, int]]:
+        """The Jacobian: row -> column -> node."""
+        b, kernel = self.builder, self.group.kernel
+        rows: list[dict[int, int]] = [{} for _ in range(kernel.residual_size)]
         for entry in kernel.entries:
             if entry.output is None:
                 node = b.constant(entry.constant)
-            elif loaded:
+            elif self._loaded:
                 node = b.input(self.extra + STORED_JACOBIAN, entry.output)
             else:
-                node = values[m + entry.output]
-            self.rows[entry.row][entry.column] = node
+                node = self._values[kernel.residual_size + entry.output]
+            rows[entry.row][entry.column] = node
+        return rows
 
     def own_rows(self, place: int) -> list[dict[int, int]]:
         """Rows over the components of the node at ``place``; slots that share a place add up."""

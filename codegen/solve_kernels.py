@@ -269,16 +269,25 @@ def gradient_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
 
 
 @lru_cache(maxsize=64)
+def element_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
+    """Those of ``solve_kernels`` that hold the residual function: they take longest to compile."""
+
+    def make() -> list[SolveKernel]:
+        stored = linearize_elements(structure)
+        return [*([] if stored is None else [stored]), trial_elements(structure)]
+
+    return kept_kernels("element kernels", structure_key(structure), make)
+
+
+@lru_cache(maxsize=64)
 def solve_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
     """All kernels of a solve by name."""
-    return kept_kernels("solve kernels", structure_key(structure), lambda: _all_kernels(structure))
+    others = kept_kernels("solve kernels", structure_key(structure), lambda: _others(structure))
+    return {**element_kernels(structure), **others}
 
 
-def _all_kernels(structure: SolveStructure) -> list[SolveKernel]:
+def _others(structure: SolveStructure) -> list[SolveKernel]:
     kernels: list[SolveKernel] = []
-    stored = linearize_elements(structure)
-    if stored is not None:
-        kernels.append(stored)
     sets = range(len(structure.node_sets))
     if sliced_kinds(structure):
         linearized = [linearize_bodies(structure, k) for k in sets]
@@ -287,7 +296,4 @@ def _all_kernels(structure: SolveStructure) -> list[SolveKernel]:
         kernels.append(slice_kernel(structure, products, product=True))
     for k in sets:
         kernels += [linearize_nodes(structure, k), cg_product(structure, k)]
-    kernels += [
-        cg_update(structure), trial_step(structure), trial_elements(structure), decide(structure),
-    ]  # fmt: skip
-    return kernels
+    return [*kernels, cg_update(structure), trial_step(structure), decide(structure)]

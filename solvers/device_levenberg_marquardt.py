@@ -13,9 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
+from autograd_gpu.codegen.incidence import SolveStructure
+from autograd_gpu.codegen.solve_kernels import element_kernels
+from autograd_gpu.codegen.solve_program import pipeline_of
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend
+from autograd_gpu.runtime.collection import no_collection
 from autograd_gpu.runtime.device_solve import DeviceSolve
 from autograd_gpu.runtime.node_orders import ArrayLayout
 from autograd_gpu.runtime.node_tables import NodeTables
@@ -121,10 +125,16 @@ def resident_steps(
 
         through_jax = JaxSolve(JaxTables(arrays, groups, start, damping, choice.precision))
         return through_jax, BlockJacobiSteps(through_jax)
-    assert choice.device is not None
-    chooser = ScheduleChooser("solve", identity_of(choice.device))
-    tables = NodeTables(arrays, groups, start, damping, chooser, choice.precision)
-    solve = DeviceSolve(choice.device, tables)
+    device = choice.device
+    assert device is not None
+    chooser = ScheduleChooser("solve", identity_of(device))
+
+    def known(structure: SolveStructure) -> None:
+        device.begin_pipelines([pipeline_of(k) for k in element_kernels(structure).values()])
+
+    with no_collection():
+        tables = NodeTables(arrays, groups, start, damping, chooser, choice.precision, known)
+        solve = DeviceSolve(device, tables)
     if choice.precision != "float32":  # as the kernels of the coarse space are
         return solve, BlockJacobiSteps(solve)
     return solve, AdaptiveSteps(solve, tables, arrays, start)

@@ -23,6 +23,7 @@ from autograd_gpu.errors import (
     ShapeError,
 )
 from autograd_gpu.runtime import device as device_module
+from autograd_gpu.runtime import pipelines as pipelines_module
 from autograd_gpu.runtime.adapters import AdapterInfo, _preference, choose_adapter, devices
 from autograd_gpu.runtime.device import Device, default_device, set_default_device
 from autograd_gpu.runtime.program_runner import ProgramRunner
@@ -301,7 +302,7 @@ def test_the_first_of_several_broken_pipelines_is_named(device):
 
 
 def test_the_pipeline_cache_is_bounded(device, monkeypatch):
-    monkeypatch.setattr(device_module, "PIPELINE_CACHE_SIZE", 2)
+    monkeypatch.setattr(pipelines_module, "PIPELINE_CACHE_SIZE", 2)
     fresh = Device(device.adapter)
     kernels = [dataclasses.replace(SCALE, source=SCALE.source + f"// {k}") for k in range(3)]
     for kernel in (*kernels, kernels[2], kernels[0]):

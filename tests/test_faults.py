@@ -19,7 +19,8 @@ from autograd_gpu.codegen.program import PipelineSpec
 from autograd_gpu.errors import DeviceLostError, DeviceMemoryError, KernelError
 from autograd_gpu.meshes import energies
 from autograd_gpu.runtime.adapters import load_wgpu
-from autograd_gpu.runtime.device import CompiledPipeline, Device, set_default_device
+from autograd_gpu.runtime.device import Device, set_default_device
+from autograd_gpu.runtime.pipelines import CompiledPipeline
 from autograd_gpu.runtime.threads import run_in_threads
 from autograd_gpu.solvers import recovery
 from tolerances import GRAPH, tolerance

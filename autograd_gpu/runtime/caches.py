@@ -12,7 +12,12 @@ from ..codegen.coarse_kernels import coarse_kernels
 from ..codegen.kernel import kernel_cache
 from ..codegen.render import columns_function, render, render_lanes, render_stages
 from ..codegen.scatter_kernels import operator_kernels
-from ..codegen.solve_kernels import gradient_kernels, record_kernel, solve_kernels
+from ..codegen.solve_kernels import (
+    element_kernels,
+    gradient_kernels,
+    record_kernel,
+    solve_kernels,
+)
 from ..disk_cache import cache_folder
 from . import machine_code, numba_backend
 
@@ -22,7 +27,7 @@ devices, schedules that were measured."""
 
 _SOURCES = (
     render, render_lanes, render_stages, columns_function, solve_kernels, coarse_kernels,
-    operator_kernels, gradient_kernels, record_kernel,
+    operator_kernels, gradient_kernels, record_kernel, element_kernels,
 )  # fmt: skip
 
 

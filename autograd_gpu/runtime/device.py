@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from autograd_gpu.codegen.program import BindingKind, BufferSpec, PipelineSpec
 from autograd_gpu.errors import DeviceError, DeviceLimitError, DeviceMemoryError
-from autograd_gpu.events import report, timed
+from autograd_gpu.events import timed
 from autograd_gpu.runtime.adapters import AdapterInfo, find_adapter, load_wgpu
 from autograd_gpu.runtime.device_errors import allocation_error, pipeline_error, work_error
 from autograd_gpu.runtime.device_memory import DeviceMemory
-from autograd_gpu.runtime.threads import available_threads
+from autograd_gpu.runtime.pipelines import CompiledPipeline, Pipelines
 
 # Used where the adapter has them; everything else stays off, as in a browser.
 OPTIONAL_FEATURES = ("timestamp-query", "shader-f64", "shader-float32-atomic", "subgroup")
@@ -25,15 +22,12 @@ RAISED_LIMITS = (
     "max-buffer-size",
     "max-storage-buffers-per-shader-stage",
 )
-PIPELINE_CACHE_SIZE = 256
 
 _LAYOUT_TYPES: dict[BindingKind, str] = {
     "uniform": "uniform",
     "read": "read-only-storage",
     "write": "storage",
 }
-_PipelineKey = tuple[str, str, tuple[BindingKind, ...]]
-"""Digest of the text, entry point, kinds of bindings."""
 
 
 @dataclass(slots=True)
@@ -51,14 +45,6 @@ class DeviceCounters:
     def snapshot(self) -> DeviceCounters:
         """A copy that does not change any more."""
         return replace(self)
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledPipeline:
-    """wgpu's pipeline, and the layout that its bind groups are made with."""
-
-    pipeline: Any
-    bind_group_layout: Any
 
 
 class Device:
@@ -97,12 +83,11 @@ class Device:
         self._wanted_limits = {k.replace("_", "-"): int(v) for k, v in (limits or {}).items()}
         self._wanted_features = tuple(OPTIONAL_FEATURES if features is None else features)
         self._lock = threading.RLock()
-        self._compiling = threading.Lock()  # so that no pipeline is compiled twice
         self._opened: tuple[AdapterInfo, Any] | None = None
         self._closed = False
         self._layouts: dict[tuple[BindingKind, ...], tuple[Any, Any]] = {}
-        self._pipelines: OrderedDict[_PipelineKey, CompiledPipeline] = OrderedDict()
         self.counters = DeviceCounters()
+        self._pipelines = Pipelines()
         self.memory = DeviceMemory(memory_budget)
         self.generation = 0
 
@@ -177,9 +162,9 @@ class Device:
 
     def close(self) -> None:
         """Free the device and everything on it. Closing twice is allowed."""
+        self._pipelines.close()
         with self._lock:
             self._closed = True
-            self._pipelines.clear()
             self._layouts.clear()
             if self._opened is not None:
                 self._opened[1].destroy()
@@ -287,43 +272,14 @@ class Device:
         Raises:
             KernelError, DeviceLimitError: as ``pipeline``, for the first one at fault.
         """
-        keys = [_pipeline_key(spec) for spec in specs]
-        found: dict[_PipelineKey, CompiledPipeline] = {}
-        with self._compiling:
-            missing: dict[_PipelineKey, PipelineSpec] = {}
-            for key, spec in zip(keys, specs, strict=True):
-                known = self._known(key)
-                report("cache", "pipelines", hit=known is not None)
-                if known is None:
-                    missing.setdefault(key, spec)
-                else:
-                    found[key] = known
-            for key, compiled in zip(missing, self._compile_all([*missing.values()]), strict=True):
-                found[key] = compiled
-                self._keep(key, compiled)
-        return [found[key] for key in keys]
-
-    def _known(self, key: _PipelineKey) -> CompiledPipeline | None:
-        with self._lock:
-            known = self._pipelines.get(key)
-            if known is not None:
-                self._pipelines.move_to_end(key)
-            return known
-
-    def _keep(self, key: _PipelineKey, compiled: CompiledPipeline) -> None:
-        with self._lock:
-            self._pipelines[key] = compiled
-            self.counters.pipelines_created += 1
-            if len(self._pipelines) > PIPELINE_CACHE_SIZE:
-                self._pipelines.popitem(last=False)
-
-    def _compile_all(self, specs: Sequence[PipelineSpec]) -> list[CompiledPipeline]:
-        if len(specs) < 2:
-            return [self._compile(spec) for spec in specs]
         # Opened here: a driver that is loaded in a thread of the pool was seen to abort.
         self._open()
-        with ThreadPoolExecutor(min(len(specs), available_threads())) as pool:
-            return list(pool.map(self._compile, specs))
+        return self._pipelines.get(specs, self._compile)
+
+    def begin_pipelines(self, specs: Sequence[PipelineSpec]) -> None:
+        """Start to compile pipelines that `pipelines` will be asked for, the longest text first."""
+        self._open()
+        self._pipelines.begin(specs, self._compile)
 
     def _compile(self, spec: PipelineSpec) -> CompiledPipeline:
         self._check_pipeline(spec)
@@ -340,6 +296,7 @@ class Device:
                 )
         except (wgpu.GPUError, wgpu.GPUPipelineError) as error:
             raise pipeline_error(self.name, spec, error) from error
+        self.count(pipelines_created=1)
         return CompiledPipeline(pipeline, bind_group_layout)
 
     def _check_pipeline(self, spec: PipelineSpec) -> None:
@@ -382,11 +339,6 @@ class Device:
     def work_error(self, what: str, error: Exception) -> DeviceError:
         """The package's error for a failure of wgpu's in the middle of ``what``."""
         return work_error(self.name, what, error)
-
-
-def _pipeline_key(spec: PipelineSpec) -> _PipelineKey:
-    digest = hashlib.blake2b(spec.source.encode(), digest_size=16).hexdigest()
-    return digest, spec.entry_point, spec.bindings
 
 
 _default_device: Device | None = None

@@ -5,13 +5,14 @@ Parameters travel through ``pack`` and ``unpack``, so callers see no order but t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autograd_gpu.codegen.incidence import SolveStructure
 from autograd_gpu.codegen.solve_layout import (
     element_columns,
     group_row,
@@ -33,7 +34,12 @@ from autograd_gpu.runtime.schedules import Schedule
 
 
 class NodeTables(NodeIncidences):
-    """Structure, sizes, tables and permutations of one problem; arguments as `NodeIncidences`."""
+    """Structure, sizes, tables and permutations of one problem.
+
+    Args:
+        arrays, groups, parameters, damping, schedules, precision: as `NodeIncidences`.
+        known: told of the structure as soon as it is known, before tables are filled.
+    """
 
     def __init__(
         self,
@@ -43,8 +49,11 @@ class NodeTables(NodeIncidences):
         damping: str = "one-plus-norm",
         schedules: Sequence[Schedule] | ScheduleChooser | None = None,
         precision: str = "float32",
+        known: Callable[[SolveStructure], None] | None = None,
     ) -> None:
         super().__init__(arrays, groups, parameters, damping, schedules, precision)
+        if known is not None:
+            known(self.structure)
         self._fill()
 
     def rescheduled(self, schedules: Sequence[Schedule]) -> NodeTables:

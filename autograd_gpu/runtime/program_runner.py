@@ -25,8 +25,9 @@ from autograd_gpu.codegen.program import (
 from autograd_gpu.errors import DeviceError, DeviceLostError, InputError, ShapeError
 from autograd_gpu.events import listening, report, timed
 from autograd_gpu.runtime.adapters import load_wgpu
-from autograd_gpu.runtime.device import CompiledPipeline, Device
+from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.device_clock import FEATURE, DeviceClock, Launch, encode
+from autograd_gpu.runtime.pipelines import CompiledPipeline
 
 ALIGNMENT = 16
 """Of what is read back, in bytes: wgpu maps at multiples of 8; 16 lets every NumPy type view it."""
@@ -82,10 +83,10 @@ class ProgramRunner:
         weakref.finalize(self, _give_back_all, device, self._owned).atexit = False
         for spec in program.buffers:
             device.check_buffer(spec)
-        compiled = _compiled(device, program)
+        device.begin_pipelines(program.pipelines)
         try:
             self._allocate()
-            self._launches = self._bind(compiled)
+            self._launches = self._bind(_compiled(device, program))
         except BaseException:
             self._free()
             raise
