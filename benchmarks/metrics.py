@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,23 @@ class Recorder:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([asdict(m) for m in self.metrics], indent=1) + "\n")
         print(f"wrote {path}")
+
+    def merge(self, path: Path) -> None:
+        """Write all records, and keep those of the file whose keys are not among them."""
+        own = {m.key for m in self.metrics}
+        kept = [m for m in _stored(path) if m["key"] not in own]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([*kept, *map(asdict, self.metrics)], indent=1) + "\n")
+        print(f"wrote {path}")
+
+    def has(self, path: Path, key: str) -> bool:
+        """Whether the file has a record of this hardware and commit."""
+        wanted = (key, self.hardware, self.commit)
+        return any((m["key"], m["hardware"], m["commit"]) == wanted for m in _stored(path))
+
+
+def _stored(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def slope(

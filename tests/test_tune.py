@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ from autograd_gpu.solvers.schedule_search import MOST_SAMPLES, Search
 from autograd_gpu.solvers.schedule_trials import GradientTrials, SolveTrials, Stand
 from autograd_gpu.solvers.trial_times import Slope
 from autograd_gpu.solvers.tune import tuned
+from benchmarks.metrics import Recorder
+from benchmarks.schedules import measure
 
 FLOAT32 = 1e-4
 
@@ -211,6 +214,29 @@ def test_times_taken_are_bounded() -> None:
     searched(trials, [Schedule()] * 12, most=200)
     assert 100 < trials.sampled.total() <= 200
     assert MOST_SAMPLES <= 600
+
+
+def test_the_comparison_is_recorded_and_merged(tmp_path: Path) -> None:
+    file = tmp_path / "records.json"
+    record = Recorder("a machine", "float32", "abc")
+    record.add("W1_level1/solve/tuned", 1.0, "us")
+    record.add("old", 2.0, "us")
+    record.merge(file)
+    record = Recorder("a machine", "float32", "abd")
+    trials = PretendTrials(2, by_words)
+    measure(record, "W1_level1/solve", trials)
+    record.merge(file)
+    stored = {m["key"]: m for m in json.loads(file.read_text())}
+    assert stored["old"]["commit"] == "abc" and stored["old"]["value"] == 2.0
+    assert stored["W1_level1/solve/tuned"]["commit"] == "abd"
+    at = "W1_level1/solve/"
+    assert stored[at + "best_by_hand"]["value"] == stored[at + "tuned"]["value"] == 3e6
+    assert stored[at + "tuned_over_best"]["value"] == 1.0
+    assert stored[at + "modelled_over_best"]["value"] == pytest.approx(6.5 / 3.0)
+    assert stored[at + "worst_over_tuned"]["value"] == pytest.approx(6.5 / 3.0)
+    assert record.has(file, at + "worst_over_tuned")
+    assert not Recorder("another", "float32", "abd").has(file, at + "worst_over_tuned")
+    assert not record.has(file, "old") and not record.has(tmp_path / "none", "old")
 
 
 class PretendClock:
