@@ -39,6 +39,9 @@ from autograd_gpu.solvers.unknown_blocks import UnknownBlocks, unknown_blocks
 if TYPE_CHECKING:
     from autograd_gpu.solvers.problem import Problem
 
+LEAST_BUDGET = 1 << 14
+"""Bytes: a device that has no more room than that has none."""
+
 Pattern = tuple[IndexArray, IndexArray, NDArray[np.bool_] | None]
 
 
@@ -327,6 +330,21 @@ class Analysis:
                 owned.close()
         if self._origin is not None:
             self._origin.drop(choice)
+
+    def spare_memory(self, in_use: int) -> bool:
+        """Let new sessions take half of what there was, as that was too much.
+
+        Args:
+            in_use: bytes that were in use without a budget.
+
+        Returns:
+            False if that is less than any piece is worth.
+        """
+        budget = (in_use if self.memory_budget is None else self.memory_budget) // 2
+        if budget < LEAST_BUDGET:
+            return False
+        self.memory_budget = budget
+        return True
 
     def move(self, choice: BackendChoice, to: BackendChoice | None) -> None:
         """Answer for ``choice`` as for another one; None ends that."""

@@ -73,13 +73,13 @@ def evaluate(
         analysis = problem.analysis()
         size = analysis.row_count + sum(g.count for g in analysis.energies)
         choice = choose_backend(backend, precision, problem.device(device), size)
-        try:
-            return _evaluated(problem, analysis, choice)
-        except (DeviceError, KernelError) as error:
-            recovery = Recovery(choice, free=backend == "auto" and device is None)
-            with recovery.of(analysis):
-                recovery.move(error, analysis, "while it evaluated", "the same point")
-                return _evaluated(problem, analysis, recovery.choice)
+        recovery = Recovery(choice, free=backend == "auto" and device is None)
+        with recovery.of(analysis):
+            while True:  # `move` raises when there is nowhere to go on
+                try:
+                    return _evaluated(problem, analysis, recovery.choice)
+                except (DeviceError, KernelError, MemoryError) as error:
+                    recovery.move(error, analysis, "while it evaluated", "the same point")
 
 
 def _evaluated(problem: Problem, analysis: Analysis, choice: BackendChoice) -> Evaluation:

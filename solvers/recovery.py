@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from autograd_gpu.errors import DeviceError, DeviceLostError, DeviceMemoryError, KernelError
+from autograd_gpu.errors import DeviceError, DeviceLostError, KernelError
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend
+from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.driver import Engine
@@ -25,6 +27,9 @@ from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.options import SolverOptions
 from autograd_gpu.solvers.solution import KernelSummary
 from autograd_gpu.solvers.step_control import LARGEST_DAMPING
+
+FAULTS = (DeviceError, KernelError, MemoryError)
+"""What a solve may outlive; what goes to the device can exhaust the memory of the host too."""
 
 SECONDS_BETWEEN_SAVES = 0.25
 """Points that live on a device are read back this often: what a lost device can cost."""
@@ -65,6 +70,7 @@ class Recovery:
         self.choice = choice
         self.faults: list[str] = []
         self.device_bytes = self.peak_device_bytes = 0
+        self._generation = 0 if choice.device is None else choice.device.generation
 
     def look_at_memory(self) -> None:
         """Note what the device's memory holds, while the solve still has its buffers."""
@@ -76,10 +82,12 @@ class Recovery:
     @contextmanager
     def of(self, analysis: Analysis) -> Generator[None]:
         """While a problem is solved; the next solve tries again where it is asked to."""
+        budget = analysis.memory_budget
         try:
             yield
         finally:
             analysis.move(self._asked, None)
+            analysis.memory_budget = budget
 
     def engine(self, make: Make, analysis: Analysis, start: FloatArray) -> Engine:
         """An engine that outlives its device, if it has one."""
@@ -112,36 +120,64 @@ class Recovery:
         if device is None:
             raise error
         name = device.name
-        why = str(error).splitlines()[0]
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        in_use = device.memory.bytes
         analysis.drop(before)
-        if self.resident and isinstance(error, DeviceMemoryError):
-            self.resident = False
-            what = f"{name} has no room for the whole solve {when}"
-            self.faults.append(f"{what}; resumed from {point} with steps on the host: {why}")
-            return
-        reopened = False
+        if isinstance(error, MemoryError):
+            _let_go(error)
+            shortage = self._with_less_memory(device, analysis, in_use)
+            if shortage is not None:
+                what, how = shortage
+                self.faults.append(f"{name} {what} {when}; resumed from {point} {how}: {why}")
+                return
         if isinstance(error, DeviceLostError):
-            self._lost += 1
             what = f"{name} was lost {when}"
-            if self._lost == 1:
-                try:
-                    device.reopen()
-                    reopened = True
-                except DeviceError as refused:
-                    why = f"{why}; {refused}"
+            try:
+                if self._opened_again(device):
+                    how = "on the device, opened again"
+                    self.faults.append(f"{what}; resumed from {point} {how}: {why}")
+                    return
+            except DeviceError as refused:
+                why = f"{why}; {refused}"
         elif self._free or begun:
             what = f"{name} failed {when}"
         else:
             raise error
-        if reopened:
-            self.faults.append(f"{what}; resumed from {point} on the device, opened again: {why}")
-            return
         moved = choose_backend("auto", "float64", None, 0)
         self.choice = replace(moved, reason=f"{before.reason}; {what}, so on the CPU")
         # Whoever asks for the device while this solve runs gets what has taken its place.
         analysis.move(self._asked, self.choice)
         self.faults.append(f"{what}; resumed from {point} on the CPU: {why}")
         warnings.warn(self.faults[-1], RuntimeWarning, stacklevel=2)
+
+    def _with_less_memory(
+        self, device: Device, analysis: Analysis, in_use: int
+    ) -> tuple[str, str] | None:
+        """Go on with steps on the host, or in smaller pieces, as words; None if nothing is left."""
+        if self.resident:
+            self.resident = False
+            return "has no room for the whole solve", "with steps on the host"
+        if analysis.spare_memory(in_use):
+            return "ran out of memory", "in smaller pieces"
+        return None
+
+    def _opened_again(self, device: Device) -> bool:
+        """Open a lost device again, once; who else works on it may have done so already."""
+        if device.generation == self._generation:
+            self._lost += 1
+            if self._lost > 1:
+                return False
+            device.reopen()
+        self._generation = device.generation
+        return True
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames hold in which memory ran out, as long as their traceback lives."""
+    at: BaseException | None = error
+    while at is not None:
+        traceback.clear_frames(at.__traceback__)
+        at = at.__cause__ or at.__context__
 
 
 class Recovering:
@@ -167,7 +203,7 @@ class Recovering:
         self._engine: Engine | None = None
         try:
             self._engine = make(recovery.choice, start, None)
-        except (DeviceError, KernelError) as error:
+        except FAULTS as error:
             self._again(error, "before the first step")
 
     @property
@@ -195,7 +231,7 @@ class Recovering:
         """Evaluate the start."""
         try:
             return self.engine.start()
-        except (DeviceError, KernelError) as error:
+        except FAULTS as error:
             return self._again(error, "at the start")
 
     def step(self) -> StepRecord:
@@ -205,7 +241,7 @@ class Recovering:
             record = self.engine.step()
             if record.accepted and self._late():
                 self._save()
-        except (DeviceError, KernelError) as error:
+        except FAULTS as error:
             begun = self._again(error, f"at step {self._step}")
             if begun.lost:
                 return begun
@@ -218,7 +254,7 @@ class Recovering:
         """The last accepted point."""
         try:
             return self.engine.parameters()
-        except DeviceError as error:
+        except FAULTS as error:
             self._again(error, "after the last step")
             return self.engine.parameters()
 
@@ -252,7 +288,7 @@ class Recovering:
         try:
             self._point = self._engine.parameters()
             return "the last accepted point"
-        except DeviceError:
+        except FAULTS:
             if self._saved_step == 0:
                 return "the start"
             return f"the point after step {self._saved_step}"
@@ -267,5 +303,5 @@ class Recovering:
             try:
                 self._engine = self._make(self._recovery.choice, self._point, self._damping)
                 return self._engine.start()
-            except (DeviceError, KernelError) as another:
+            except FAULTS as another:
                 error = another

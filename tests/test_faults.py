@@ -6,6 +6,7 @@ In none of them may a result be lost, and the next solve works as if nothing had
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,9 +35,9 @@ OPTIONS = ag.LevenbergMarquardtOptions(initial_damping=10.0)
 """Short steps, so that there are some."""
 
 
-def springs() -> ag.Problem:
+def springs(level: int = 1) -> ag.Problem:
     """A sphere whose springs want to be of various lengths: the least cost is not 0."""
-    mesh = ag.meshes.icosphere(1)
+    mesh = ag.meshes.icosphere(level)
     i, j = mesh.edges.T
     rest = mesh.edge_lengths * np.random.default_rng(0).uniform(0.8, 1.2, len(i))
     problem = ag.Problem()
@@ -158,6 +159,21 @@ def test_an_injected_loss_is_like_a_real_one(
 
 @pytest.mark.wgsl
 @each_adapter
+@each_driver
+def test_a_device_that_somebody_else_opened_again_is_left_open(
+    device: Device, linear_solver: str
+) -> None:
+    problem = springs()
+    solution = solve(
+        problem, device, linear_solver=linear_solver, callback=at_step(2, device.reopen)
+    )
+    assert solution.success and solution.backend == "wgsl" and len(solution.faults) == 1
+    assert device.generation == 1  # a second time would take it from the other one
+    FLOAT32.check(solution.cost, least_cost(), "cost")
+
+
+@pytest.mark.wgsl
+@each_adapter
 def test_evaluate_goes_on_after_a_loss(device: Device) -> None:
     problem = springs()
     before = problem.evaluate(backend="wgsl", precision="float32", device=device)
@@ -202,6 +218,48 @@ def test_no_memory_is_named(no_memory: Device, linear_solver: str) -> None:
         solve(springs(), no_memory, linear_solver=linear_solver)
     assert isinstance(e.value, MemoryError) and isinstance(e.value, ag.DeviceError)
     assert no_memory.memory.bytes == 0
+
+
+@pytest.mark.wgsl
+@each_adapter
+@pytest.mark.parametrize("lost", [False, True], ids=["", "and-the-device-is-lost"])
+def test_memory_that_runs_out_at_a_step_is_used_in_pieces(
+    device: Device, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autograd_gpu.runtime.program_runner import ProgramRunner
+
+    wgpu: Any = load_wgpu()
+    problem, tight = springs(3), [0]
+    undisturbed = solve(springs(3), device, linear_solver="sparse-cholesky")
+    execute = ProgramRunner._execute  # pyright: ignore[reportPrivateUsage]
+
+    def refuse(self: ProgramRunner, *arguments: Any) -> Any:
+        if 0 < tight[0] < device.memory.bytes:
+            if lost:
+                device.wgpu_device.destroy()
+            # As wgpu-native says it.
+            raise wgpu.GPUValidationError(
+                "Validation Error\n\nCaused by:\n  Not enough memory left."
+            )
+        return execute(self, *arguments)
+
+    def tighten() -> None:
+        tight[0] = device.memory.bytes // 2
+
+    gc.collect()  # the buffers of that solve
+    device.memory.trim()
+    monkeypatch.setattr(ProgramRunner, "_execute", refuse)
+    solution = solve(problem, device, linear_solver="sparse-cholesky", callback=at_step(2, tighten))
+    assert solution.backend == "wgsl" and "pieces" in solution.device
+    assert (
+        "ran out of memory at step 3; resumed from the last accepted point in smaller pieces"
+        in (solution.faults[0])
+    )
+    assert device.generation == lost
+    FLOAT32.check(solution.cost, undisturbed.cost, "cost")
+    tight[0] = 0
+    evaluation = springs(3).evaluate(backend="wgsl", precision="float32", device=device)
+    assert "pieces" not in evaluation.device
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,12 @@ from autograd_gpu.codegen.program import BindingKind, BufferSpec, PipelineSpec
 from autograd_gpu.errors import DeviceError, DeviceLimitError, DeviceMemoryError
 from autograd_gpu.events import timed
 from autograd_gpu.runtime.adapters import AdapterInfo, find_adapter, load_wgpu
-from autograd_gpu.runtime.device_errors import allocation_error, pipeline_error, work_error
+from autograd_gpu.runtime.device_errors import (
+    allocation_error,
+    is_out_of_memory,
+    pipeline_error,
+    work_error,
+)
 from autograd_gpu.runtime.device_memory import DeviceMemory
 from autograd_gpu.runtime.pipelines import CompiledPipeline, Pipelines
 
@@ -68,7 +74,8 @@ class Device:
         generation: how often it was opened again.
 
     Raises:
-        DeviceError: when first used, if there is no such adapter or it refuses.
+        DeviceError: when first used, if there is no such adapter or it refuses;
+            DeviceMemoryError for want of memory.
         DeviceLimitError: when first used, if a limit is above the adapter's.
     """
 
@@ -85,6 +92,7 @@ class Device:
         self._lock = threading.RLock()
         self._opened: tuple[AdapterInfo, Any] | None = None
         self._closed = False
+        self._doubtful = False  # since memory ran out in the middle of some work
         self._layouts: dict[tuple[BindingKind, ...], tuple[Any, Any]] = {}
         self.counters = DeviceCounters()
         self._pipelines = Pipelines()
@@ -154,7 +162,8 @@ class Device:
         try:
             device = adapter.request_device_sync(required_features=features, required_limits=limits)
         except Exception as error:  # as drivers fail in their own ways
-            raise DeviceError(
+            kind = DeviceMemoryError if is_out_of_memory(error) else DeviceError
+            raise kind(
                 f"{info.name!r} ({info.backend}) refused to open a device: {error}; update its "
                 "driver, or choose another adapter from ag.devices()"
             ) from error
@@ -186,7 +195,33 @@ class Device:
             self.generation += 1
             if lost is not None:
                 lost[1].destroy()
+                lost = None
+            gc.collect()  # buffers among what has failed
             self._open()
+
+    def revive(self) -> bool:
+        """Open the device anew if it was lost when its memory ran out.
+
+        wgpu gives up a device for which it cannot make room while data travel.
+
+        Returns:
+            whether it was; then whatever was made on it is of no use any more.
+
+        Raises:
+            DeviceError: it was closed, or the adapter refuses.
+        """
+        with self._lock:
+            if not self._doubtful:
+                return False
+            self._doubtful = False
+            try:
+                usage = load_wgpu().BufferUsage.COPY_DST
+                self.wgpu_device.create_buffer(label="alive", size=16, usage=usage).destroy()
+            except load_wgpu().GPUError as error:
+                if not is_out_of_memory(error):
+                    self.reopen()
+                    return True
+            return False
 
     def count(self, **increments: int) -> None:
         """Add to the counters, safely from several threads."""
@@ -226,7 +261,7 @@ class Device:
             encoder = self.wgpu_device.create_command_encoder()
             encoder.clear_buffer(used)
             try:
-                self.queue.submit([encoder.finish()])
+                self.submit(encoder)
             except Exception as error:  # as drivers fail in their own ways
                 raise allocation_error(self.name, name, size, error) from error
             return used
@@ -241,7 +276,9 @@ class Device:
         try:
             try:
                 buffer = create(label=name, size=size, usage=usage)
-            except wgpu.GPUOutOfMemoryError:
+            except wgpu.GPUError as error:
+                if not is_out_of_memory(error):
+                    raise
                 self.memory.trim()
                 buffer = create(label=name, size=size, usage=usage)
         except wgpu.GPUError as error:
@@ -249,6 +286,15 @@ class Device:
         self.count(buffers_created=1)
         self.memory.created(buffer, size, usage)
         return buffer
+
+    def submit(self, encoder: Any) -> None:
+        """Hand in what was encoded.
+
+        A loss that wgpu knows of is an error of ``finish``. Submitting to a lost device is none:
+        wgpu-native ends the process there, so nothing is handed in without an encoder.
+        """
+        commands = encoder.finish()
+        self.queue.submit([commands])
 
     def give_back(self, buffer: Any, *, keep: bool = True) -> None:
         """End the ownership of a buffer of `create_buffer`; without ``keep`` it is destroyed."""
@@ -338,7 +384,9 @@ class Device:
 
     def work_error(self, what: str, error: Exception) -> DeviceError:
         """The package's error for a failure of wgpu's in the middle of ``what``."""
-        return work_error(self.name, what, error)
+        found = work_error(self.name, what, error)
+        self._doubtful |= isinstance(found, DeviceMemoryError)
+        return found
 
 
 _default_device: Device | None = None

@@ -115,7 +115,7 @@ class DeviceClock:
         count = len(self._pending)
         encoder = self._device.wgpu_device.create_command_encoder()
         encoder.resolve_query_set(self._queries, 0, 2 * count, self._ticks, 0)
-        self._device.queue.submit([encoder.finish()])
+        self._device.submit(encoder)
         data = self._device.queue.read_buffer(self._ticks, 0, 16 * count)
         ticks = np.frombuffer(data, np.uint64).reshape(count, 2)
         for name, dispatches, start, seconds in self._times(ticks):

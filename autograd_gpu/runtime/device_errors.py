@@ -14,6 +14,10 @@ from autograd_gpu.errors import (
     KernelError,
 )
 
+_OUT_OF_MEMORY = ("not enough memory left", "out of memory")
+"""What wgpu-native says of memory that ran out: as a validation error, not as the error of that
+name, seen with 29.0 on two drivers whose allocations really failed."""
+
 _ERROR_LINE = re.compile(r"┌─ [^\n]*?:(\d+):\d+")
 
 
@@ -22,7 +26,7 @@ def work_error(device: str, what: str, error: Exception) -> DeviceError:
     reason = _reason(error)
     if _is_lost(reason):
         return _lost(device, what, reason)
-    if isinstance(error, MemoryError):  # GPUOutOfMemoryError is one
+    if is_out_of_memory(error):
         return DeviceMemoryError(
             f"{device} ran out of memory during {what}: {reason}; free other buffers, set a "
             "memory_budget, or use fewer elements"
@@ -35,7 +39,7 @@ def allocation_error(device: str, name: str, size: int, error: Exception) -> Dev
     reason = _reason(error)
     if _is_lost(reason):
         return _lost(device, f"allocation of buffer {name!r}", reason)
-    kind = DeviceMemoryError if isinstance(error, MemoryError) else DeviceLimitError
+    kind = DeviceMemoryError if is_out_of_memory(error) else DeviceLimitError
     return kind(
         f"{device} cannot allocate buffer {name!r} of {size} bytes: {reason}; free other buffers, "
         "set a memory_budget, or use fewer elements"
@@ -58,6 +62,13 @@ def pipeline_error(device: str, spec: PipelineSpec, error: Exception) -> Autogra
         source=spec.source,
         line=line,
     )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the device or on the host for it."""
+    if isinstance(error, MemoryError):  # GPUOutOfMemoryError is one
+        return True
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def _lost(device: str, what: str, reason: str) -> DeviceLostError:

@@ -352,7 +352,8 @@ class ProgramRunner:
         words = data.reshape(-1).view(np.uint8)
         for first in range(0, words.size, LARGEST_TRANSFER):
             queue.write_buffer(buffer, start + first, words[first : first + LARGEST_TRANSFER])
-            queue.submit([])  # or the driver's copies of all parts would wait for the next run
+            # Or the driver's copies of all parts would wait for the next run.
+            self._device.submit(self._device.wgpu_device.create_command_encoder())
 
     def _plan_downloads(self, names: tuple[str, ...]) -> list[list[_Copy]]:
         """Downloads of the sequences, each buffer once, in groups that fit the staging buffer."""
@@ -401,7 +402,7 @@ class ProgramRunner:
             encoder.copy_buffer_to_buffer(
                 copy.buffer, copy.begin, self._staging, copy.offset, copy.size
             )
-        self._device.queue.submit([encoder.finish()])
+        self._device.submit(encoder)
         self._device.count(submits=1, dispatches=len(launches))
         for launch in launches if listening() else ():
             report("dispatch", launch.name, invocations=launch.invocations)

@@ -33,7 +33,7 @@ MAPPED_BUDGET = 1 << 28
 """Bytes of arrays at a time where data are memory-mapped and nobody set a budget."""
 
 SMALLEST_PIECE = 256
-"""Elements that are not halved any more when a device runs out of memory."""
+"""Elements that are not halved any more when a device, or the host, runs out of memory."""
 
 BESIDE = 4096
 """Bytes of control blocks and partial sums of a piece, and of what alignment wastes."""
@@ -155,10 +155,10 @@ class StreamedSession(SessionContext):
     def each(self) -> Generator[tuple[int, slice, BoundGroup, Session]]:
         """Group, elements, piece and an open session for each piece, in order.
 
-        Where a device runs out of memory the piece is halved, and those that follow are too.
+        Where memory runs out the piece is halved, and those that follow are too.
 
         Raises:
-            DeviceMemoryError: even the smallest piece does not fit.
+            MemoryError: even the smallest piece does not fit; DeviceMemoryError on a device.
         """
         for k, group in enumerate(self._groups):
             start = 0
@@ -167,7 +167,7 @@ class StreamedSession(SessionContext):
                 piece = group.part(start, stop)
                 try:
                     session = self._open([piece])
-                except DeviceMemoryError:
+                except MemoryError:
                     if stop - start <= SMALLEST_PIECE:
                         raise
                     self._steps[k] = (stop - start + 1) // 2
@@ -240,7 +240,7 @@ def within_budget(
     if budget is None or needed + beside + len(groups) * BESIDE <= budget:
         try:
             return open_piece(groups)
-        except DeviceMemoryError:
+        except MemoryError:
             if max((g.count for g in groups), default=0) <= SMALLEST_PIECE:
                 raise
             budget = beside + BESIDE + max(needed // 2, *sizes)

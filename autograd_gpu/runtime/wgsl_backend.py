@@ -276,6 +276,7 @@ def open_wgsl(
     budget = min((limit for limit in limits if limit is not None), default=None)
 
     def whole(pieces: Sequence[BoundGroup]) -> Session:
+        device.revive()  # where a larger piece took all memory, and the device with it
         return WgslSession(pieces, parameter_count, precision, device, products)
 
     beside = number * max(1, parameter_count)
