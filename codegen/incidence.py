@@ -129,6 +129,7 @@ class Kind:
         direct: incidence k is element k: no element number is loaded.
         sliced: lists of heavy nodes are summed slice by slice first; a resident solve's kernels
             add those sums, all others walk the lists as if they were not cut.
+        walked: some nodes walk their own list: false if all that have incidences are heavy.
     """
 
     group: int
@@ -137,6 +138,7 @@ class Kind:
     unit: bool
     direct: bool
     sliced: bool = False
+    walked: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

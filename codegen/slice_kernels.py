@@ -54,20 +54,18 @@ def with_slices(
     structure: SolveStructure, node_set: int, bodies: Sequence[Body], *, product: bool
 ) -> list[Body]:
     """Bodies of all kinds of a node set; sliced ones say where the sums of slices are."""
-    stride = slice_stride(structure, product=product)
-    return [
-        replace(
-            body,
-            slices=SliceSums(
-                row=slice_row(structure, node_set, k),
-                all_row=slices_row(structure),
-                stride=stride,
-            ),
-        )
-        if kind.sliced
-        else body
-        for k, (kind, body) in enumerate(zip(structure.kinds[node_set], bodies, strict=True))
-    ]
+    stride, all_row = slice_stride(structure, product=product), slices_row(structure)
+    found: list[Body] = []
+    for k, (kind, body) in enumerate(zip(structure.kinds[node_set], bodies, strict=True)):
+        if kind.sliced:
+            row = slice_row(structure, node_set, k)
+            sums = SliceSums(row=row, all_row=all_row, stride=stride, complete=not kind.walked)
+            body = replace(body, slices=sums)
+        if not kind.walked:
+            targets = tuple((a, "") for a, _ in body.outputs)
+            body = replace(body, loads=(), statements=(), outputs=targets)
+        found.append(body)
+    return found
 
 
 def slice_kernel(
@@ -87,14 +85,16 @@ def slice_kernel(
         {"body": body, "row": set_row(k), "width": structure.node_sets[k].width}
         for (k, _), body in zip(sliced, used, strict=True)
     ]
+    widest = max(len(body.outputs) for body in used)
     name = "slices_product" if product else "slices_linearize"
     context = {
         **common_context(structure, name),
+        "accumulation": "two-level",
         "lists": lists,
         "slices_row": slices_row(structure),
         "slice_words": SLICE_WORDS,
         "stride": slice_stride(structure, product=product),
-        "wide": WIDE // structure.real.words,
+        "wide": min(widest, WIDE // structure.real.words),
         "own_parameters": recomputed,
         "own_direction": product,
     }

@@ -96,7 +96,8 @@ def product_parts(
     bodies = with_slices(structure, node_set, bodies, product=True)
     context = node_context(structure, node_set, bodies, f"cg_product_{node_set}")
     context["reads_parameters"] = any(
-        not structure.groups[kind.group].stored for kind in structure.kinds[node_set]
+        kind.walked and not structure.groups[kind.group].stored
+        for kind in structure.kinds[node_set]
     )
     context["coarse"] = None
     buffers = {"tables": False, "vectors": True, "partials": True, "state": True}

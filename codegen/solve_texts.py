@@ -53,18 +53,21 @@ class SliceSums:
         row: control row of the kind's slices.
         all_row: control row of all slices.
         stride: numbers of a slice.
+        complete: no node walks its own list.
     """
 
     row: int
     all_row: int
     stride: int
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
     """Loads and statements of one element or incidence, and what each output is added to.
 
-    With ``slices`` the lists of heavy nodes are not walked: sums over their slices are added.
+    With ``slices`` the lists of heavy nodes are not walked: sums over their slices are added. If
+    none else are there, nothing is loaded, and ``outputs`` only says what is summed.
     """
 
     row: int

@@ -149,7 +149,8 @@ class NodeIncidences(NodeOrders):
         starts = [found.starts for found in self.incidences[k]]
         self.slices[k], team = cut_lists(starts, wanted, workgroup_size)
         for j, slices in enumerate(self.slices[k]):
-            kinds[j] = replace(kinds[j], sliced=slices is not None)
+            if slices is not None:
+                kinds[j] = replace(kinds[j], sliced=True, walked=not slices.complete)
         return team
 
     def _incident(self, g: int, slot: NodeSlot, mirrored: bool) -> Incidences:

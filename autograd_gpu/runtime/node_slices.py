@@ -24,12 +24,14 @@ class Slices:
         starts: first slice of each node, and their number; nodes with few incidences have none.
         nodes: node of each slice.
         first, last: its incidences, from first up to last.
+        complete: no node is left that walks incidences itself.
     """
 
     starts: IndexArray
     nodes: IndexArray
     first: IndexArray
     last: IndexArray
+    complete: bool
 
 
 def cut_lists(
@@ -71,11 +73,13 @@ def _cut(starts: IndexArray, workgroup_size: int, team: int) -> Slices | None:
     per_node: IndexArray = np.zeros(len(lengths) + 1, np.int64)
     per_node[heavy + 1] = counts
     begins: IndexArray = np.cumsum(per_node)
-    nodes = np.repeat(heavy, counts)
+    nodes: IndexArray = np.repeat(heavy, counts)
     longest: IndexArray = np.repeat(length, counts)
-    first: IndexArray = starts[nodes] + (np.arange(begins[-1]) - begins[nodes]) * longest
+    within: IndexArray = np.arange(begins[-1], dtype=np.int64) - begins[nodes]
+    first = starts[nodes] + within * longest
     last = np.minimum(first + longest, starts[nodes + 1])
-    return Slices(begins, nodes, first, last)
+    complete = int(lengths[heavy].sum()) == int(starts[-1])
+    return Slices(begins, nodes, first, last, complete)
 
 
 def _team(starts: Sequence[IndexArray], cut: Sequence[Slices | None], workgroup_size: int) -> int:
