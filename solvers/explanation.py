@@ -135,7 +135,9 @@ def _through_jax(analysis: Analysis) -> tuple[Decision, ...]:
 
 def _title(decision: Decision) -> str:
     f = decision.features
-    valences = ", ".join(f"{v:.3g}" for v in f.valences)
+    valences = ", ".join(
+        f"{v:.3g} (at most {p.most})" for v, p in zip(f.valences, f.places, strict=True)
+    )
     places = f", elements per node {valences}" if valences else ""
     return (
         f"{f.name}: {f.elements} elements, {f.operations} operations, J {f.residuals} × "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -20,14 +20,24 @@ from autograd_gpu.errors import InputError
 from autograd_gpu.runtime import schedule_choice
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.device_solve import DeviceSolve
+from autograd_gpu.runtime.node_orders import NodeOrders
 from autograd_gpu.runtime.node_slices import cut_lists
 from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.operators import Operators
-from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
-from autograd_gpu.runtime.schedules import MATERIALISATIONS, Schedule, heavy_from
+from autograd_gpu.runtime.schedule_choice import DeviceIdentity, ScheduleChooser, identity_of
+from autograd_gpu.runtime.schedule_costs import GPU, SOFTWARE
+from autograd_gpu.runtime.schedules import (
+    DETERMINISTIC,
+    MATERIALISATIONS,
+    GroupFeatures,
+    Schedule,
+    alternatives,
+    heavy_from,
+)
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.device_preconditioner import coarse_tables
 from autograd_gpu.solvers.evaluation import current_parameters
+from autograd_gpu.solvers.schedule_trials import SolveTrials
 from sessions import WGSL, WGSL_FLOAT64, Backend, device_on, parameters_of
 from tolerances import GRAPH, TOLERANCES
 
@@ -374,3 +384,65 @@ def test_what_only_solves_can_do_is_refused_elsewhere_and_the_other_way_round() 
         Operators(device, tables_of(problem, two_level("jacobian")))
     with pytest.raises(InputError, match="'atomic-cas'; expected gather or two-level"):
         DeviceSolve(device, tables_of(problem, Schedule(accumulate="atomic-cas")))
+
+
+# -- the choice ----------------------------------------------------------------------------------
+
+A_GPU = DeviceIdentity(("a GPU", "Vulkan", "1", "0"), GPU)
+A_SOFTWARE_DEVICE = DeviceIdentity(("software",), SOFTWARE)
+
+
+def features_of(problem: ag.Problem) -> list[GroupFeatures]:
+    analysis = problem.analysis()
+    orders = NodeOrders(array_layouts(analysis), analysis.groups, current_parameters(problem))
+    return [orders.features(g) for g in range(len(analysis.groups))]
+
+
+def test_the_busiest_node_is_a_feature() -> None:
+    springs, anchors = features_of(wheel(700))
+    assert max(p.most for p in springs.places) >= 700
+    assert springs.valences == (1400 / 701,) * 2
+    assert [p.most for p in anchors.places] == [1]
+
+
+@pytest.mark.parametrize("make", [lambda: wheel(20_000), lambda: workloads.curve_problem(20_000)])
+def test_a_gpu_sums_heavy_nodes_in_two_levels(make: Callable[[], ag.Problem]) -> None:
+    features = features_of(make())
+    chosen = ScheduleChooser("solve", A_GPU)(features)
+    assert chosen[0].accumulate == "two-level"
+    assert {s.accumulate for s in chosen[1:]} <= {"gather"}  # nothing heavy among anchors
+    # A software device does one thing after the other, and pays for trees in shared memory.
+    chosen = ScheduleChooser("solve", A_SOFTWARE_DEVICE)(features)
+    assert {s.accumulate for s in chosen} == {"gather"}
+
+
+def test_light_lists_have_no_alternative_to_gathering() -> None:
+    for features in features_of(workloads.deformation_problem(3)):
+        assert {s.accumulate for s in alternatives(features, "solve")} == {"gather"}
+    (heavy,) = features_of(workloads.curve_problem(20_000))
+    found = {(s.materialise, s.accumulate) for s in alternatives(heavy, "solve")}
+    assert found == {(m, a) for m in MATERIALISATIONS for a in DETERMINISTIC}
+
+
+def test_measurements_of_a_mesh_with_a_hub_are_not_those_of_one_without() -> None:
+    springs = features_of(wheel(3_000))[:1]
+    places = tuple(replace(p, most=6) for p in springs[0].places)
+    even = [replace(springs[0], places=places)]
+    chooser = ScheduleChooser("solve", A_GPU)
+    assert chooser.key(springs) != chooser.key(even)
+
+
+@pytest.mark.wgsl
+def test_two_levels_are_explained_and_timed() -> None:
+    assert WGSL[0].adapter is not None
+    device, problem = device_on(WGSL[0].adapter), oracle("curve").problem
+    explained = problem.explain(backend="wgsl", device=device)
+    (decision,) = explained.decisions["solve"]
+    assert ("nothing", "two-level") in {
+        (a.schedule.materialise, a.schedule.accumulate) for a in decision.alternatives
+    }
+    assert "elements per node 5e+03 (at most 5000)" in str(explained)
+    with SolveTrials(problem.analysis(), device, current_parameters(problem)) as trials:
+        trial = trials.open([two_level(size=256)])
+        assert trial.sample() > 0.0
+        trial.close()

@@ -171,9 +171,15 @@ class NodeOrders:
                     width=self.width_of(k),
                     columns=slot.tangent + (before.columns if before else 0),
                     entries=entries + (before.entries if before else 0),
+                    most=before.most if before else self._most_elements(g, place),
                 )
         read = sum(p.columns for p in places.values())
         return features_of(bound, precision, read, [places[p] for p in sorted(places)])
+
+    def _most_elements(self, g: int, place: int) -> int:
+        """Elements of a group that the node with the most of them sees at a place."""
+        nodes = self.nodes[g][place]
+        return int(np.bincount(nodes).max()) if nodes.size else 0
 
     def group_structure(self, g: int, materialise: str) -> GroupStructure:
         """What generated text needs to know of group ``g``."""

@@ -234,7 +234,8 @@ def _group_key(features: GroupFeatures) -> Iterable[str]:
     yield str(size_class(features.elements))
     yield features.precision
     for place, valence in zip(features.places, features.valences, strict=True):
-        yield f"{place.node_set}:{place.width}:{size_class(round(valence))}"
+        sizes = f"{size_class(round(valence))}:{size_class(place.most)}"
+        yield f"{place.node_set}:{place.width}:{sizes}"
 
 
 def _write(measured: Measured) -> bytes:

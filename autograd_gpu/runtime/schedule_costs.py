@@ -7,10 +7,21 @@ sum that one thread walks alone. The numbers of the profiles were fitted to meas
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from autograd_gpu.runtime.schedules import GroupFeatures, PlaceFeatures, Schedule, lanes_of, team_of
+import numpy as np
+
+from autograd_gpu.runtime.node_slices import slice_length
+from autograd_gpu.runtime.schedules import (
+    GroupFeatures,
+    PlaceFeatures,
+    Schedule,
+    heavy_from,
+    lanes_of,
+    team_of,
+)
 
 PRODUCTS_PER_LINEARIZATION = 40
 """Products JᵀJ v in a step of a resident solve; 37 (W3) to 156 (W2_s7) were seen."""
@@ -20,6 +31,10 @@ CACHED = 0.25
 
 SCATTERED = 2.0
 """Traffic of records at nodes of another set than that by which elements are sorted."""
+
+
+SPREAD = 2.0
+"""Longest list over the mean one in meshes and bundles, to whose means the profiles were fitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +90,8 @@ GPU = DeviceProfile(
 )  # fmt: skip
 """NVIDIA H200: W1 to W5 at level 7 (schedules.json), and springs, bundle adjustment and a curve
 (accumulation.json). What it takes is the fastest of all schedules by hand but for products of W4
-(1.15 times) and W5 (1.13 times). Float64 as in docs/precision.md.
+(1.15 times) and W5 (1.13 times). Slices of heavy nodes (heavy_nodes.json) take 0.7 to 1.9 times
+what is estimated, and what is chosen is within 1 % of the fastest. Float64 as in docs/precision.md.
 """
 
 SOFTWARE = DeviceProfile(
@@ -108,27 +124,77 @@ def estimate(
     """
     if purpose == "assembly":
         return _assembly(features, schedule)
+    if purpose == "solve":
+        product = _gather(features, schedule, profile)
+        return _store(features, schedule, profile) + PRODUCTS_PER_LINEARIZATION * product
     if schedule.accumulate == "gather":
-        repeats = PRODUCTS_PER_LINEARIZATION if purpose == "solve" else 1
-        return _store(features, schedule, profile) + repeats * _gather(features, schedule, profile)
+        return _store(features, schedule, profile) + _gather(features, schedule, profile)
     if schedule.accumulate == "two-level":
         return _two_level(features, schedule, profile)
     return _atomic(features, schedule, profile)
 
 
 def _gather(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile) -> float:
-    """Time of one product or gradient over all places, each node walking its list."""
+    """Time of one product or gradient over all places, each node walking its list.
+
+    Under ``two-level``, lists of heavy nodes are walked slice by slice in a dispatch before.
+    """
     sets: dict[int, float] = {}
+    slices = 0.0
     for place in features.places:
-        seconds = _gather_place(features, place, schedule, profile)
+        heavy = place.most >= heavy_from(schedule.workgroup_size)
+        if heavy and schedule.accumulate == "two-level":
+            sliced, seconds = _slice_place(features, place, schedule, profile)
+            slices += sliced
+        else:
+            seconds = _gather_place(features, place, schedule, profile)
         sets[place.node_set] = sets.get(place.node_set, 0.0) + seconds
     # A node set is a dispatch.
-    return sum(max(profile.dispatch, seconds) for seconds in sets.values())
+    nodes = sum(max(profile.dispatch, seconds) for seconds in sets.values())
+    return nodes + (max(profile.dispatch, slices) if slices else 0.0)
 
 
 def _gather_place(
     features: GroupFeatures, place: PlaceFeatures, schedule: Schedule, profile: DeviceProfile
 ) -> float:
+    """Time in which all nodes of a place walk their lists."""
+    mean = features.elements / max(1, place.nodes)
+    team = team_of(mean, schedule.workgroup_size)
+    turn, traffic, arithmetic = _visits(features, place, schedule, profile)
+    return max(max(mean, place.most / SPREAD) / team * turn, traffic, arithmetic)
+
+
+def _slice_place(
+    features: GroupFeatures, place: PlaceFeatures, schedule: Schedule, profile: DeviceProfile
+) -> tuple[float, float]:
+    """Times of the slices of a place whose heaviest nodes have them, and of its nodes after that.
+
+    Either all nodes are about as heavy or a few are, the others being light.
+    """
+    size = schedule.workgroup_size
+    mean = features.elements / max(1, place.nodes)
+    alike = mean >= heavy_from(size)
+    light = 0.0 if alike else mean
+    widest = team_of(float(place.most), size)
+    length = int(slice_length(np.array([place.most]), size, widest)[0])
+    sums = place.most / length
+    team = team_of(sums if alike else light, size)
+    turn, traffic, arithmetic = _visits(features, place, schedule, profile)
+    # Of each slice the threads' sums are added up in a tree.
+    slices = sums * (place.nodes if alike else 1)
+    depth = math.log2(size)
+    added = slices * 2 * size * place.columns * profile.shared / profile.rate(features.precision)
+    walk = length / size * turn + depth * place.columns * profile.shared_step
+    walk_nodes = sums / team * profile.step + light / team * turn
+    heavy = 1.0 if alike else min(1.0, place.most / features.elements)
+    sliced = max(walk, heavy * traffic, heavy * arithmetic + added)
+    return sliced, max(walk_nodes, (1 - heavy) * traffic, (1 - heavy) * arithmetic)
+
+
+def _visits(
+    features: GroupFeatures, place: PlaceFeatures, schedule: Schedule, profile: DeviceProfile
+) -> tuple[float, float, float]:
+    """Seconds of a turn that walks alone, of the traffic and of the arithmetic of all visits."""
     others = features.parameters - place.columns
     if schedule.materialise == "nothing":
         operations = features.operations + 2 * (features.entries + place.entries)
@@ -143,15 +209,12 @@ def _gather_place(
         words = share * features.record_words["jtj-blocks"] + 3 + CACHED * others
     if schedule.materialise != "nothing" and place.nodes < max(p.nodes for p in features.places):
         words *= SCATTERED
-    valence = features.elements / max(1, place.nodes)
-    team = team_of(valence, schedule.workgroup_size)
     loads = features.record_words[schedule.materialise] / 4
     turn = profile.step + profile.operation * operations + profile.load * loads
-    walk = valence / team * turn
     size = features.word_bytes
     traffic = size * (features.elements * words + place.nodes) / profile.bytes
     arithmetic = features.elements * operations / profile.rate(features.precision)
-    return max(walk, traffic, arithmetic)
+    return turn, traffic, arithmetic
 
 
 def _store(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile) -> float:

@@ -9,7 +9,7 @@ takes what was measured for problems like this one, or else the least estimate o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from autograd_gpu.codegen.incidence import WORKGROUP_SIZE
@@ -85,6 +85,7 @@ class PlaceFeatures:
         width: components of a node.
         columns: local columns of J at this place.
         entries: entries of J in those columns.
+        most: elements that the node with the most of them sees.
     """
 
     node_set: int
@@ -92,6 +93,7 @@ class PlaceFeatures:
     width: int
     columns: int
     entries: int
+    most: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +233,20 @@ def alternatives(
     found = [
         Schedule(materialise=m, workgroup_size=size) for size in WORKGROUP_SIZES for m in stored
     ]
+    if purpose == "solve":
+        found += [replace(s, accumulate="two-level") for s in found if has_heavy_nodes(features, s)]
     if purpose == "gradient":
         others = ("two-level", *atomics) if two_level_fits(features) else tuple(atomics)
         found += [
             Schedule(accumulate=a, workgroup_size=size) for size in WORKGROUP_SIZES for a in others
         ]
     return tuple(found)
+
+
+def has_heavy_nodes(features: GroupFeatures, schedule: Schedule) -> bool:
+    """Whether there are lists that a resident solve would slice."""
+    heavy = heavy_from(schedule.workgroup_size)
+    return any(place.most >= heavy for place in features.places)
 
 
 def two_level_fits(features: GroupFeatures, workgroup_size: int = WORKGROUP_SIZE) -> bool:
