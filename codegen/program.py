@@ -65,8 +65,9 @@ class BufferSpec:
     """A buffer: its name, its size in bytes (a positive multiple of 4) and its role.
 
     Roles: ``upload`` is written by the host and read by kernels; ``state`` lives on the device,
-    kernels read and write it (a host may set its first content); ``download`` is written by
-    kernels and read back by the host; ``uniform`` holds small parameters written by the host.
+    kernels read and write it (a host may set its first content, and read it back); ``download`` is
+    written by kernels and read back by the host; ``uniform`` holds small parameters written by the
+    host.
     Buffers start out filled with zeros.
     """
 
@@ -293,10 +294,10 @@ def _check_downloads(
             raise InputError(
                 f"{where}: unknown download buffer {name!r}; known are {_listed(buffers)}"
             )
-        if buffer.role != "download":
+        if buffer.role not in ("download", "state"):
             raise InputError(
                 f"{where} reads back buffer {name!r}, whose role is {buffer.role!r}; "
-                "expected role 'download'"
+                "expected role 'download' or 'state'"
             )
 
 

@@ -33,6 +33,10 @@ from autograd_gpu.codegen.solve_texts import SolveKernel
 
 WORD = 4
 
+LARGEST_POINT = 1 << 18
+"""Bytes of both halves of the parameters that come back with the record of every step: the copy is
+part of the same submission and takes microseconds. Larger points stay on the device."""
+
 
 def padded(count: int, workgroup_size: int = WORKGROUP_SIZE) -> int:
     """``count`` rounded up to whole workgroups."""
@@ -172,6 +176,12 @@ def _buffers(sizes: SolveSizes) -> list[BufferSpec]:
     return [BufferSpec(name=n, size=WORD * max(1, w), role=role) for n, w, role in words]
 
 
+def _of_step(sizes: SolveSizes) -> tuple[str, ...]:
+    """What the host reads after a step: the record, and the point if it is small."""
+    point = WORD * sizes.structure.real.words * 2 * sizes.components
+    return ("record", "parameters") if point <= LARGEST_POINT else ("record",)
+
+
 def solve_program(sizes: SolveSizes) -> Program:
     """Program of a Levenberg-Marquardt solve with CG on the device."""
     structure = sizes.structure
@@ -206,7 +216,7 @@ def solve_program(sizes: SolveSizes) -> Program:
             "linearize": SequenceSpec(dispatches=tuple(linearize)),
             "product": SequenceSpec(dispatches=products),
             "cg": SequenceSpec(dispatches=(*products, update)),
-            "trial": SequenceSpec(dispatches=tuple(trial), downloads=("record",)),
+            "trial": SequenceSpec(dispatches=tuple(trial), downloads=_of_step(sizes)),
             "try": SequenceSpec(dispatches=tuple(trial)),
         },
     )

@@ -32,7 +32,10 @@ FAULTS = (DeviceError, KernelError, MemoryError)
 """What a solve may outlive; what goes to the device can exhaust the memory of the host too."""
 
 SECONDS_BETWEEN_SAVES = 0.25
-"""Points that live on a device are read back this often: what a lost device can cost."""
+"""Large points that live on a device are read back this often: what a lost device can cost. …"""
+
+SHARE_OF_SAVES = 0.02
+"""… Or more often, where that takes no more than this part of the time."""
 
 Make = Callable[[BackendChoice, FloatArray, float | None], Engine]
 """Makes an engine: where, from which point, with which damping (None for that of the options)."""
@@ -198,6 +201,7 @@ class Recovering:
         self._recovery = recovery
         self._point = start
         self._saved_at = time.perf_counter()
+        self._interval = 0.0
         self._saved_step = self._step = 0
         self._damping: float | None = None
         self._engine: Engine | None = None
@@ -274,12 +278,15 @@ class Recovering:
     # -- points --------------------------------------------------------------------------------
 
     def _late(self) -> bool:
-        return time.perf_counter() - self._saved_at >= SECONDS_BETWEEN_SAVES
+        return time.perf_counter() - self._saved_at >= self._interval
 
     def _save(self) -> None:
+        began = time.perf_counter()
         self._point = self.engine.parameters()
         self._saved_step = self._step
         self._saved_at = time.perf_counter()
+        taken = self._saved_at - began
+        self._interval = min(SECONDS_BETWEEN_SAVES, taken / SHARE_OF_SAVES)
 
     def _rescue(self) -> str:
         """Take the last accepted point along, if it can be had; from where the solve goes on."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..codegen.coarse_program import coarse_program
 from ..codegen.solve_layout import STATE_WORDS
@@ -54,6 +56,7 @@ class DeviceSolve:
         self._runner.upload("tables", tables.tables)
         upload_numbers(self._runner, tables)
         self._half = 0
+        self._read: NDArray[Any] | None = None  # both halves, as they came with the last record
         self._expected = FIRST_GUESS
         self._seconds_per_iteration = 0.0
         self._coarse: CoarseTables | None = None
@@ -77,7 +80,7 @@ class DeviceSolve:
         state = np.zeros(STATE_WORDS, np.float32)
         state[0:4] = damping, 2.0, linear_tolerance**2, min_gain
         self._runner.upload("state", state)
-        self._half = 0
+        self._half, self._read = 0, None
         self._expected = FIRST_GUESS
 
     @property
@@ -109,7 +112,8 @@ class DeviceSolve:
                 self._runner.run(sequences)
                 sequences = []
         number = self._tables.number_format
-        record = number.decode(self._runner.run([*sequences, "trial"], number.dtype)["record"])
+        downloads = self._runner.run([*sequences, "trial"], number.dtype)
+        record, self._read = number.decode(downloads["record"]), downloads.get("parameters")
         self._seconds_per_iteration = (time.perf_counter() - began) / (planned + 4)
         used = int(record[5])
         finished = record[11] > 0.0
@@ -155,9 +159,11 @@ class DeviceSolve:
         return max(1, min(LONGEST_SUBMIT, bounded))
 
     def parameters(self) -> FloatArray:
-        """The last accepted point."""
-        both = self._runner.read("parameters", self._tables.number_format.dtype).reshape(2, -1)
-        return self._tables.unpack(both[self._half])
+        """The last accepted point; a small one is here already, even if the device is not."""
+        both = self._read
+        if both is None:
+            both = self._runner.read("parameters", self._tables.number_format.dtype)
+        return self._tables.unpack(both.reshape(2, -1)[self._half])
 
     def statement_counts(self) -> dict[str, int]:
         """Kernel name -> number of computed values in its text."""
