@@ -18,6 +18,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -29,7 +30,12 @@ import autograd_gpu as ag
 import workloads
 from autograd_gpu.codegen.lanes import LANES
 from autograd_gpu.runtime.device import Device
-from autograd_gpu.runtime.schedules import MATERIALISATIONS, WORKGROUP_SIZES, Schedule
+from autograd_gpu.runtime.schedules import (
+    MATERIALISATIONS,
+    WORKGROUP_SIZES,
+    Schedule,
+    has_heavy_nodes,
+)
 from autograd_gpu.solvers.evaluation import current_parameters
 from autograd_gpu.solvers.schedule_race import race
 from autograd_gpu.solvers.schedule_trials import (
@@ -88,6 +94,8 @@ def by_hand(purpose: str) -> list[Schedule]:
         for m in MATERIALISATIONS
         for size in WORKGROUP_SIZES
     ]
+    if purpose == "solve":
+        found += [replace(s, accumulate="two-level") for s in found]
     if purpose == "gradient":
         found += [
             Schedule(accumulate=a, workgroup_size=size)
@@ -102,7 +110,9 @@ def possible(trials: Trials, schedule: Schedule) -> bool:
     if trials.chooser.purpose != "assembly":
         crowd = max(f.largest_valence for f in trials.features)
         waits = schedule.accumulate == "atomic-cas" and crowd > MOST_THAT_SWAP
-        return trials.allows(schedule) and not waits
+        sliced = trials.chooser.purpose == "solve" and schedule.accumulate == "two-level"
+        same = sliced and not any(has_heavy_nodes(f, schedule) for f in trials.features)
+        return trials.allows(schedule) and not waits and not same
     blocks = all(f.assembly is not None and f.assembly.blocks_possible for f in trials.features)
     lanes = all(f.assembly is not None and f.assembly.lanes_possible for f in trials.features)
     return (blocks or schedule.materialise == "jacobian") and (

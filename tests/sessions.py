@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,3 +111,16 @@ def evaluate(backend: Backend, bound: Bound) -> Batch:
 def float32_exact(array: Any) -> Array:
     """The nearest numbers that float32 represents, as float64."""
     return np.asarray(array, np.float32).astype(np.float64)
+
+
+def shared_words(source: str, words: int) -> int:
+    """32-bit words of shared memory that a text declares."""
+    sizes = {"u32": 1, "f32": 1, "real": words, "pair": 2 * words, "quad": 4 * words,
+             "Sums": 3 * words}  # fmt: skip
+    total = 0
+    for declared in re.findall(r"var<workgroup> \w+: ([^;]+);", source):
+        size = 1
+        while match := re.fullmatch(r"array<(.+), (\d+)>", declared):
+            declared, size = match[1], size * int(match[2])
+        total += size * sizes[declared]
+    return total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.schedules import Schedule
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.evaluation import current_parameters
-from sessions import WGSL_FLOAT64, Backend, device_on, parameters_of
+from sessions import WGSL_FLOAT64, Backend, device_on, parameters_of, shared_words
 from workloads import PROBLEMS, bundle_problem, deformation_problem, springs_problem
 
 TIGHT = ag.LevenbergMarquardtOptions(
@@ -160,16 +159,3 @@ def test_kernels_stay_within_what_every_device_grants(precision: str, materialis
             assert pipeline.storage_buffers <= 8
             assert pipeline.workgroup_size <= 256
             assert shared_words(pipeline.source, words) <= SHARED_WORDS, pipeline.name
-
-
-def shared_words(source: str, words: int) -> int:
-    """32-bit words of shared memory that a text declares."""
-    sizes = {"u32": 1, "f32": 1, "real": words, "pair": 2 * words, "quad": 4 * words,
-             "Sums": 3 * words}  # fmt: skip
-    total = 0
-    for declared in re.findall(r"var<workgroup> \w+: ([^;]+);", source):
-        size = 1
-        while match := re.fullmatch(r"array<(.+), (\d+)>", declared):
-            declared, size = match[1], size * int(match[2])
-        total += size * sizes[declared]
-    return total

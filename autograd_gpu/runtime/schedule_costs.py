@@ -158,10 +158,14 @@ def _gather_place(
     features: GroupFeatures, place: PlaceFeatures, schedule: Schedule, profile: DeviceProfile
 ) -> float:
     """Time in which all nodes of a place walk their lists."""
-    mean = features.elements / max(1, place.nodes)
-    team = team_of(mean, schedule.workgroup_size)
+    team = team_of(features.elements / max(1, place.nodes), schedule.workgroup_size)
     turn, traffic, arithmetic = _visits(features, place, schedule, profile)
-    return max(max(mean, place.most / SPREAD) / team * turn, traffic, arithmetic)
+    return max(_longest(features, place) / team * turn, traffic, arithmetic)
+
+
+def _longest(features: GroupFeatures, place: PlaceFeatures) -> float:
+    """Elements of a node that others wait for; the mean where lists are about as long."""
+    return max(features.elements / max(1, place.nodes), place.most / SPREAD)
 
 
 def _slice_place(
@@ -239,18 +243,20 @@ def _two_level(features: GroupFeatures, schedule: Schedule, profile: DeviceProfi
     operations = features.operations + 4 * features.entries + profile.shared * contributions
     workgroups = -(-features.elements // schedule.workgroup_size)
     waves = max(1.0, features.elements / profile.threads)
-    listed = max((min(schedule.workgroup_size, v) for v in features.valences), default=0.0)
+    longest = [_longest(features, place) for place in features.places]
+    listed = max((min(schedule.workgroup_size, v) for v in longest), default=0.0)
     elements = max(
         features.elements * operations / profile.rate(features.precision),
         size * features.elements * (features.data + 3 * contributions) / profile.bytes,
         waves * listed * profile.shared_step,
     )
     nodes = 0.0
-    for place, valence in zip(features.places, features.valences, strict=True):
+    for place, valence, most in zip(features.places, features.valences, longest, strict=True):
         partials = min(valence, workgroups)
         team = team_of(partials, schedule.workgroup_size)
         words = place.nodes * partials * (place.width + 1)
-        nodes += max(partials / team * profile.step, size * words / profile.bytes)
+        walk = min(most, workgroups) / team * profile.step
+        nodes += max(walk, size * words / profile.bytes)
     dispatches = 1 + len({p.node_set for p in features.places})
     return dispatches * profile.dispatch + elements + nodes
 

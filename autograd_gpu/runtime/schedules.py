@@ -142,8 +142,8 @@ class GroupFeatures:
 
     @property
     def largest_valence(self) -> float:
-        """Of all places; 0 on the host."""
-        return max(self.valences, default=0.0)
+        """Elements that the busiest node of all places sees; 0 on the host."""
+        return float(max((p.most for p in self.places), default=0))
 
     @cached_property
     def record_words(self) -> dict[str, int]:
