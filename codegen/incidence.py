@@ -150,7 +150,10 @@ class SolveStructure:
         groups: residual groups.
         kinds: per node set, the incidences it sums.
         damping: name of the damping form.
-        workgroup_size: threads of a workgroup of every kernel, a power of two; no team is larger.
+        workgroup_size: threads of a workgroup, a power of two, of kernels that serve nodes or all
+            groups; no team is larger.
+        element_sizes: the same of kernels over the elements of single groups, one per group; ()
+            if all are like ``workgroup_size``.
         precision: of all numbers and sums, one of ``WGSL_REALS``.
     """
 
@@ -159,7 +162,21 @@ class SolveStructure:
     kinds: tuple[tuple[Kind, ...], ...]
     damping: str
     workgroup_size: int = WORKGROUP_SIZE
+    element_sizes: tuple[int, ...] = ()
     precision: str = FLOAT32.precision
+
+    def element_size(self, g: int) -> int:
+        """Threads of a workgroup of kernels over the elements of group ``g``."""
+        return self.element_sizes[g] if self.element_sizes else self.workgroup_size
+
+    @property
+    def element_classes(self) -> dict[int, tuple[int, ...]]:
+        """Groups by those threads, in the order in which their workgroups are counted."""
+        sizes = [self.element_size(g) for g in range(len(self.groups))]
+        return {
+            size: tuple(g for g, own in enumerate(sizes) if own == size)
+            for size in sorted(set(sizes), reverse=True)
+        }
 
     @property
     def real(self) -> WgslReal:
@@ -192,7 +209,8 @@ def group_key(group: GroupStructure) -> str:
 def structure_key(structure: SolveStructure) -> str:
     """Text that stands for a structure; equal for equal ones, in every process."""
     groups = [group_key(group) for group in structure.groups]
-    options = (structure.damping, structure.workgroup_size, structure.precision)
+    sizes = (structure.workgroup_size, structure.element_sizes)
+    options = (structure.damping, *sizes, structure.precision)
     return repr((structure.node_sets, groups, structure.kinds, *options))
 
 

@@ -23,9 +23,16 @@ from autograd_gpu.codegen.scatter_kernels import (
     partial_sums,
     triangle,
 )
-from autograd_gpu.codegen.solve_kernels import record_kernel
+from autograd_gpu.codegen.solve_kernels import record_kernels
 from autograd_gpu.codegen.solve_layout import STATE_WORDS
-from autograd_gpu.codegen.solve_program import SolveSizes, padded, pipeline_of, running_total
+from autograd_gpu.codegen.solve_program import (
+    SolveSizes,
+    element_dispatches,
+    padded,
+    pipeline_of,
+    running_total,
+)
+from autograd_gpu.codegen.solve_texts import SolveKernel
 
 WORD = 4
 
@@ -69,7 +76,7 @@ class OperatorSizes:
 def _invocations(sizes: OperatorSizes, product: str) -> list[int]:
     """Invocations of each of ``operator_kernels``, in their order."""
     solve, structure = sizes.solve, sizes.structure
-    elements = [padded(n, solve.structure.workgroup_size) for n in solve.elements]
+    elements = [padded(n, solve.structure.element_size(g)) for g, n in enumerate(solve.elements)]
     counts: list[int] = []
     if structure.gathers:
         sets = solve.structure.node_sets
@@ -103,10 +110,11 @@ def _buffers(sizes: OperatorSizes) -> list[BufferSpec]:
 def operator_program(sizes: OperatorSizes) -> Program:
     """Buffers, pipelines and a sequence per product that reads its result back."""
     # Nodes that gather load what a first dispatch stored; elements always recompute.
-    stored = None
+    stored: dict[str, SolveKernel] = {}
     if sizes.structure.gathers:
-        stored = record_kernel(sizes.structure.solve)
-    pipelines = [] if stored is None else [pipeline_of(stored)]
+        stored = record_kernels(sizes.structure.solve)
+    records = element_dispatches(sizes.solve, stored, "linearize_elements")
+    pipelines = [pipeline_of(kernel) for kernel in stored.values()]
     sequences: dict[str, SequenceSpec] = {}
     for product in PRODUCTS:
         kernels = operator_kernels(sizes.structure, product)
@@ -114,17 +122,10 @@ def operator_program(sizes: OperatorSizes) -> Program:
             DispatchSpec(pipeline=k.name, buffers=k.buffers, invocations=n)
             for k, n in zip(kernels, _invocations(sizes, product), strict=True)
         ]
-        if stored is not None:
-            first = DispatchSpec(
-                pipeline=stored.name,
-                buffers=stored.buffers,
-                invocations=sizes.solve.element_starts[-1],
-            )
-            dispatches.insert(0, first)
         known = {p.name for p in pipelines}
         pipelines += [pipeline_of(k) for k in kernels if k.name not in known]
         sequences[product] = SequenceSpec(
-            dispatches=tuple(dispatches), downloads=(output_name(product),)
+            dispatches=(*records, *dispatches), downloads=(output_name(product),)
         )
     used = {b for s in sequences.values() for d in s.dispatches for b in d.buffers}
     used |= {"parameters", "vectors"}  # uploaded whatever the Jacobian depends on

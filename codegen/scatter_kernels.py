@@ -136,8 +136,14 @@ def _render(
     buffers: dict[str, tuple[str, bool]],
     context: dict[str, Any],
     accumulation: str,
+    group: int | None = None,
 ) -> SolveKernel:
-    """Text of a kernel; ``buffers`` maps each bound buffer to (type, whether it is written)."""
+    """Text of a kernel; ``buffers`` maps each bound buffer to (type, whether it is written).
+
+    With ``group``, it is a kernel over the elements of that group, with workgroups of its size.
+    """
+    solve = structure.solve
+    workgroup_size = solve.workgroup_size if group is None else solve.element_size(group)
     text = (
         template_environment()
         .get_template(f"wgsl/scatter/{template}.wgsl.j2")
@@ -147,7 +153,7 @@ def _render(
             accumulation=accumulation,
             **number_context(structure.solve),
             control_rows=structure.control_rows,
-            workgroup_size=structure.solve.workgroup_size,
+            workgroup_size=workgroup_size,
             bindings=[
                 (k + 1, "read_write" if written else "read", buffer, kind)
                 for k, (buffer, (kind, written)) in enumerate(buffers.items())
@@ -161,7 +167,7 @@ def _render(
         source=f"{text}\n{prelude}" if prelude else text,
         buffers=("control", *buffers),
         writes=frozenset(buffer for buffer, (_, written) in buffers.items() if written),
-        workgroup_size=structure.solve.workgroup_size,
+        workgroup_size=workgroup_size,
     )
 
 
@@ -321,7 +327,7 @@ def atomic_elements(structure: OperatorStructure, product: str, g: int) -> Solve
             _place_context(structure, product, slots[p], sums) for p, sums in by_place.items()
         ],
     }
-    return _render(structure, f"atomic_{product}_{g}", "atomic", inputs, context, accumulation)
+    return _render(structure, f"atomic_{product}_{g}", "atomic", inputs, context, accumulation, g)
 
 
 # -- two levels --------------------------------------------------------------------------------
@@ -347,7 +353,7 @@ def _rounds(structure: OperatorStructure, product: str, g: int) -> list[dict[str
     real = structure.solve.real
     room, zero = SHARED_WORDS // real.words, real.zero
     rounds: list[dict[str, Any]] = []
-    workgroup = structure.solve.workgroup_size
+    workgroup = structure.solve.element_size(g)
     for k in sorted({s.node_set for s in group.places}):
         places = places_of(group, k)
         stride = len(places) * workgroup
@@ -397,7 +403,7 @@ def two_level_elements(structure: OperatorStructure, product: str, g: int) -> So
     }
     name = f"two_level_{product}_elements_{g}"
     inputs["partials"] = ("array<real>", True)
-    return _render(structure, name, "two_level_elements", inputs, context, "two-level")
+    return _render(structure, name, "two_level_elements", inputs, context, "two-level", g)
 
 
 def two_level_nodes(structure: OperatorStructure, product: str, node_set: int) -> SolveKernel:

@@ -18,6 +18,7 @@ linear systems", s = 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -32,7 +33,7 @@ from autograd_gpu.codegen.incidence import (
 )
 from autograd_gpu.codegen.printer import print_statements
 from autograd_gpu.codegen.slice_kernels import slice_kernel, with_slices
-from autograd_gpu.codegen.solve_layout import set_row, sliced_kinds
+from autograd_gpu.codegen.solve_layout import group_row, set_row, sliced_kinds
 from autograd_gpu.codegen.solve_texts import (
     Body,
     SolveKernel,
@@ -183,22 +184,44 @@ def cg_update(structure: SolveStructure) -> SolveKernel:
 
 
 @lru_cache(maxsize=64)
-def record_kernel(structure: SolveStructure) -> SolveKernel | None:
+def record_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
     """``linearize_elements`` for programs that need no other kernel of a solve."""
     if not any(group.stored for group in structure.groups):
-        return None
-    made = kept_kernels(
-        "record kernel",
+        return {}
+    return kept_kernels(
+        "record kernels",
         structure_key(structure),
-        lambda: [kernel for kernel in (linearize_elements(structure),) if kernel],
+        lambda: by_size(structure, linearize_elements),
     )
-    return made["linearize_elements"]
 
 
-def linearize_elements(structure: SolveStructure) -> SolveKernel | None:
-    """Records of the groups that store them; None if there is no such group."""
+def by_size(
+    structure: SolveStructure, make: Callable[[SolveStructure, int], SolveKernel | None]
+) -> list[SolveKernel]:
+    """A kernel over elements for each size of their workgroups, where there is one."""
+    made = [make(structure, size) for size in structure.element_classes]
+    return [kernel for kernel in made if kernel is not None]
+
+
+def element_kernel_name(structure: SolveStructure, name: str, size: int) -> str:
+    """Name of a kernel over elements for one size of their workgroups."""
+    return name if len(structure.element_classes) == 1 else f"{name}_{size}"
+
+
+def _element_context(structure: SolveStructure, name: str, size: int) -> dict[str, Any]:
+    """What templates of kernels over elements use."""
+    return {
+        **common_context(structure, element_kernel_name(structure, name, size)),
+        "workgroup_size": size,
+        "first_row": group_row(structure, structure.element_classes[size][0]),
+    }
+
+
+def linearize_elements(structure: SolveStructure, size: int) -> SolveKernel | None:
+    """Records of the groups of one size that store them; None if there is no such group."""
     groups: list[dict[str, Any]] = []
-    for g, group in enumerate(structure.groups):
+    for g in structure.element_classes[size]:
+        group = structure.groups[g]
         if group.stored:
             # The kernel's graph begins with residuals, a record ends with them.
             m = 0 if group.blocks else group.kernel.residual_size
@@ -209,9 +232,10 @@ def linearize_elements(structure: SolveStructure) -> SolveKernel | None:
             groups.append({"body": body, "quads": quads})
     if not groups:
         return None
-    context = {**common_context(structure, "linearize_elements"), "groups": groups}
+    context = _element_context(structure, "linearize_elements", size)
+    context["groups"] = groups
     buffers = {"tables": False, "parameters": False, "jacobian": True, "state": False}
-    return render_kernel("linearize_elements", "solve/linearize_elements", buffers, context)
+    return render_kernel(context["name"], "solve/linearize_elements", buffers, context)
 
 
 def trial_step(structure: SolveStructure) -> SolveKernel:
@@ -222,15 +246,17 @@ def trial_step(structure: SolveStructure) -> SolveKernel:
     )
 
 
-def trial_elements(structure: SolveStructure) -> SolveKernel:
-    """Cost at the trial point and its change, in difference form."""
+def trial_elements(structure: SolveStructure, size: int) -> SolveKernel:
+    """Cost at the trial point and its change, in difference form; of the groups of one size."""
     groups: list[dict[str, Any]] = []
-    for g, group in enumerate(structure.groups):
+    for g in structure.element_classes[size]:
+        group = structure.groups[g]
         body = element_body(structure, g, group.residual.graph)
         groups.append({"body": body, "residuals": group.kernel.residual_size, "position": g})
-    context = {**common_context(structure, "trial_elements"), "groups": groups}
+    context = _element_context(structure, "trial_elements", size)
+    context["groups"] = groups
     buffers = {"tables": False, "parameters": False, "partials": True, "state": False}
-    return render_kernel("trial_elements", "solve/trial_elements", buffers, context)
+    return render_kernel(context["name"], "solve/trial_elements", buffers, context)
 
 
 def decide(structure: SolveStructure) -> SolveKernel:
@@ -272,12 +298,14 @@ def gradient_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
 @lru_cache(maxsize=64)
 def element_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
     """Those of ``solve_kernels`` that hold the residual function: they take longest to compile."""
-
-    def make() -> list[SolveKernel]:
-        stored = linearize_elements(structure)
-        return [*([] if stored is None else [stored]), trial_elements(structure)]
-
-    return kept_kernels("element kernels", structure_key(structure), make)
+    return kept_kernels(
+        "element kernels",
+        structure_key(structure),
+        lambda: [
+            *by_size(structure, linearize_elements),
+            *by_size(structure, trial_elements),
+        ],
+    )
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,7 @@ Sequences: ``linearize``, ``product`` + ``update`` (one CG step is both), ``tria
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autograd_gpu.codegen.incidence import WORKGROUP_SIZE, SolveStructure, factor_words
@@ -20,7 +20,11 @@ from autograd_gpu.codegen.program import (
     SequenceSpec,
 )
 from autograd_gpu.codegen.slice_kernels import slice_stride
-from autograd_gpu.codegen.solve_kernels import gradient_kernels, solve_kernels
+from autograd_gpu.codegen.solve_kernels import (
+    element_kernel_name,
+    gradient_kernels,
+    solve_kernels,
+)
 from autograd_gpu.codegen.solve_layout import (
     ELEMENT_SUMS,
     RECORD_NUMBERS,
@@ -106,9 +110,22 @@ class SolveSizes:
         return running_total([math.ceil(n / self.structure.workgroup_size) for n in self.nodes])
 
     @property
-    def element_starts(self) -> list[int]:
-        """First invocation of each group, whole workgroups; the last entry is their number."""
-        return running_total([padded(n, self.structure.workgroup_size) for n in self.elements])
+    def element_workgroups(self) -> list[int]:
+        """First workgroup of each group in kernels over elements; the last entry is their number.
+
+        Counted over the kernels of all sizes of workgroups, one after the other.
+        """
+        starts = [0] * (len(self.elements) + 1)
+        for size, groups in self.structure.element_classes.items():
+            for g in groups:
+                starts[g] = starts[-1]
+                starts[-1] += math.ceil(self.elements[g] / size)
+        return starts
+
+    def element_invocations(self, size: int) -> int:
+        """Of a kernel over the elements of all groups with such workgroups."""
+        groups = self.structure.element_classes[size]
+        return sum(padded(self.elements[g], size) for g in groups)
 
     @property
     def jacobian_bases(self) -> list[int]:
@@ -123,7 +140,7 @@ class SolveSizes:
         """Numbers at which step sums, element sums, maxima and slices begin, and the total."""
         products = self.product_groups[-1]
         steps = math.ceil(self.length / self.structure.workgroup_size)
-        elements = self.element_starts[-1] // self.structure.workgroup_size
+        elements = self.element_workgroups[-1]
         first = 2 * products
         second = first + STEP_SUMS * steps
         third = second + ELEMENT_SUMS * elements
@@ -182,6 +199,22 @@ def _of_step(sizes: SolveSizes) -> tuple[str, ...]:
     return ("record", "parameters") if point <= LARGEST_POINT else ("record",)
 
 
+def element_dispatches(
+    sizes: SolveSizes, kernels: Mapping[str, SolveKernel], what: str
+) -> list[DispatchSpec]:
+    """Of the kernels over elements called ``what``, one for each size of their workgroups."""
+    structure = sizes.structure
+    return [
+        DispatchSpec(
+            pipeline=name,
+            buffers=kernels[name].buffers,
+            invocations=max(1, sizes.element_invocations(size)),
+        )
+        for size in structure.element_classes
+        if (name := element_kernel_name(structure, what, size)) in kernels
+    ]
+
+
 def solve_program(sizes: SolveSizes) -> Program:
     """Program of a Levenberg-Marquardt solve with CG on the device."""
     structure = sizes.structure
@@ -195,11 +228,10 @@ def solve_program(sizes: SolveSizes) -> Program:
 
     gathers = [n * s.team for n, s in zip(sizes.nodes, structure.node_sets, strict=True)]
     linearize = [dispatch(f"linearize_nodes_{k}", gathers[k]) for k in sets]
-    if "linearize_elements" in kernels:
-        linearize.insert(0, dispatch("linearize_elements", sizes.element_starts[-1]))
+    linearize = [*element_dispatches(sizes, kernels, "linearize_elements"), *linearize]
     trial = [
         dispatch("trial_step", sizes.length),
-        dispatch("trial_elements", sizes.element_starts[-1]),
+        *element_dispatches(sizes, kernels, "trial_elements"),
         dispatch("decide", 1),
     ]
     sliced = sizes.slices * structure.workgroup_size

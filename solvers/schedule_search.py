@@ -8,7 +8,7 @@ from statistics import median
 
 from autograd_gpu.runtime.schedule_choice import Measured
 from autograd_gpu.runtime.schedule_costs import estimate
-from autograd_gpu.runtime.schedules import Schedule, alternatives
+from autograd_gpu.runtime.schedules import Schedule, alternatives, has_own_kernels
 from autograd_gpu.solvers.schedule_race import most_samples, race
 from autograd_gpu.solvers.schedule_trials import Stand, Trials
 
@@ -27,8 +27,9 @@ class Search:
 
     A race decides by times of its own rounds (`schedule_race`); a tie changes nothing, so what is
     chosen differs from the start only where that is faster. In turns: what is stored and how it is
-    summed, for all groups together and for each alone, the heaviest first; then what all groups
-    share. At last the winner runs against the start, both set up anew.
+    summed, for all groups together and for each alone, the heaviest first, with workgroups of its
+    own where it has kernels of its own; then what all groups share. At last the winner runs against
+    the start, both set up anew.
 
     Args:
         trials: what may be chosen.
@@ -44,7 +45,7 @@ class Search:
         self._stand = stand
         self._left = most
         self._purpose = trials.chooser.purpose
-        # Kernels of a device serve several groups; on the host all groups are summed alike.
+        # Most kernels of a device serve several groups; on the host all groups are summed alike.
         self._shared = "materialise" if self._purpose == "assembly" else "workgroup_size"
         self._times: dict[Schedules, list[float]] = {}
         self._decided: set[tuple[Schedules, Schedules]] = set()
@@ -141,7 +142,14 @@ class Search:
 
     def _alone(self, best: Schedules, k: int) -> list[Schedules]:
         """Others for group k."""
-        return [(*best[:k], s, *best[k + 1 :]) for s in self._beside(best, k)]
+        found = self._beside(best, k)
+        if len(best) > 1 and has_own_kernels(best[k], self._purpose):
+            found += [
+                s
+                for s in self._choices(k)
+                if replace(s, workgroup_size=best[k].workgroup_size) == best[k]
+            ]
+        return [(*best[:k], s, *best[k + 1 :]) for s in found]
 
     def _common(self, best: Schedules) -> list[Schedules]:
         """Other values of what all groups share."""

@@ -15,7 +15,7 @@ from ..codegen.scatter_kernels import operator_kernels
 from ..codegen.solve_kernels import (
     element_kernels,
     gradient_kernels,
-    record_kernel,
+    record_kernels,
     solve_kernels,
 )
 from ..disk_cache import cache_folder
@@ -27,7 +27,7 @@ devices, schedules that were measured."""
 
 _SOURCES = (
     render, render_lanes, render_stages, columns_function, solve_kernels, coarse_kernels,
-    operator_kernels, gradient_kernels, record_kernel, element_kernels,
+    operator_kernels, gradient_kernels, record_kernels, element_kernels,
 )  # fmt: skip
 
 

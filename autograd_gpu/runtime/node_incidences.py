@@ -18,6 +18,7 @@ from autograd_gpu.codegen.incidence import (
     NodeSlot,
     SolveStructure,
 )
+from autograd_gpu.codegen.kernel import Product
 from autograd_gpu.codegen.solve_layout import (
     Column,
     kind_columns,
@@ -99,7 +100,7 @@ class NodeIncidences(NodeOrders):
     def _schedule(self, schedules: Sequence[Schedule], damping: str, precision: str) -> None:
         """Set ``schedules``, ``structure`` and ``incidences``."""
         self.schedules = tuple(schedules)
-        size = min((s.workgroup_size for s in schedules), default=WORKGROUP_SIZE)
+        size, element_sizes = self._workgroup_sizes(schedules)
         structures = [self.group_structure(g, s.materialise) for g, s in enumerate(schedules)]
         kinds: list[list[Kind]] = [[] for _ in self.sets]
         self.incidences: list[list[Incidences]] = [[] for _ in self.sets]
@@ -121,8 +122,20 @@ class NodeIncidences(NodeOrders):
             kinds=tuple(tuple(k) for k in kinds),
             damping=damping,
             workgroup_size=size,
+            element_sizes=element_sizes,
             precision=precision,
         )
+
+    def _workgroup_sizes(self, schedules: Sequence[Schedule]) -> tuple[int, tuple[int, ...]]:
+        """Of kernels that serve several groups, as the heaviest group has it; of each group's own.
+
+        The second is () where all are the same.
+        """
+        sizes = tuple(s.workgroup_size for s in schedules)
+        if len(set(sizes)) < 2:
+            return next(iter(sizes), WORKGROUP_SIZE), ()
+        work = [g.count * g.kernel(Product.RESIDUAL_JACOBIAN).graph.cost for g in self.groups]
+        return sizes[work.index(max(work))], sizes
 
     def _add_kinds(self, g: int, group: GroupStructure, kinds: list[list[Kind]]) -> None:
         widths = [self.width_of(s.node_set) for s in group.places]

@@ -129,8 +129,7 @@ class NodeTables(NodeIncidences):
         s, structure = self.sizes, self.structure
         rows: dict[int, tuple[int, int, int, int]] = {}
         step, element, largest, of_slices, _ = s.partial_bases
-        size = structure.workgroup_size
-        rows[0] = (s.length, s.product_groups[-1], s.element_starts[-1] // size, 0)
+        rows[0] = (s.length, s.product_groups[-1], s.element_workgroups[-1], 0)
         rows[1] = (step, element, largest, 0)
         for k in range(len(structure.node_sets)):
             rows[set_row(k)] = (
@@ -141,7 +140,8 @@ class NodeTables(NodeIncidences):
                 rows[kind_row(structure, k, j)] = row
         for g, jacobian in enumerate(s.jacobian_bases[:-1]):
             table, apart = element_tables[g]
-            rows[group_row(structure, g)] = (s.elements[g], s.element_starts[g], table, jacobian)
+            first = s.element_workgroups[g]
+            rows[group_row(structure, g)] = (s.elements[g], first, table, jacobian)
             if structure.numbers_apart:
                 rows[group_row(structure, g) + 1] = (apart, 0, 0, 0)
         if slices:

@@ -220,7 +220,7 @@ class Operators(Closing):
                     for p in places_of(group, k)
                 ]
                 nodes = np.stack(columns, axis=1).astype(np.int64)
-                found[g, k] = _reduce(nodes, tables.sizes.nodes[k], structure.workgroup_size)
+                found[g, k] = _reduce(nodes, tables.sizes.nodes[k], structure.element_size(g))
         return found
 
     def _teams(self, reductions: dict[tuple[int, int], _Reduction]) -> tuple[int, ...]:

@@ -39,7 +39,8 @@ class Schedule:
         accumulate: ``gather``, ``two-level``, ``atomic-native`` or ``atomic-cas``. In a resident
             solve ``two-level`` cuts the lists of heavy nodes into slices; otherwise all but
             ``gather`` compute each element once and store nothing.
-        workgroup_size: threads of a workgroup; on the host, elements computed side by side.
+        workgroup_size: threads of a workgroup of the kernels over the group's elements, and, of the
+            heaviest group, of all others; on the host, elements computed side by side.
 
     Raises:
         InputError: an unknown word, or a combination that does not exist.
@@ -247,6 +248,16 @@ def has_heavy_nodes(features: GroupFeatures, schedule: Schedule) -> bool:
     """Whether there are lists that a resident solve would slice."""
     heavy = heavy_from(schedule.workgroup_size)
     return any(place.most >= heavy for place in features.places)
+
+
+def has_own_kernels(schedule: Schedule, purpose: str) -> bool:
+    """Whether kernels over the elements of a group alone store or sum something for it.
+
+    They have workgroups of the size that its schedule says. Kernels that gather, and those that
+    sum slices of lists in a solve, serve several groups and have the size of the heaviest one.
+    """
+    sums = purpose == "gradient" and schedule.accumulate != "gather"
+    return purpose != "assembly" and (sums or schedule.materialise != "nothing")
 
 
 def two_level_fits(features: GroupFeatures, workgroup_size: int = WORKGROUP_SIZE) -> bool:
