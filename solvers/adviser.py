@@ -54,6 +54,8 @@ def _readbacks(events: Sequence[Event]) -> list[Advice]:
     for event in events:
         if event.kind == "dispatch":
             since += 1
+        elif event.kind == "run" and event.facts.get("whole_step"):
+            since += DISPATCHES_PER_READBACK
         elif event.kind == "download":
             count[event.name] += 1
             work[event.name] += since

@@ -189,7 +189,7 @@ class DeviceLevenbergMarquardt:
         """The device's name."""
         if self._choice.device is not None:
             return self._choice.device.name
-        from autograd_gpu.runtime.jax_backend import device_name
+        from autograd_gpu.runtime.jax_calls import device_name
 
         return device_name()
 

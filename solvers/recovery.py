@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from autograd_gpu.errors import DeviceError, DeviceLostError, KernelError
-from autograd_gpu.runtime.batch import FloatArray
+from autograd_gpu.runtime.batch import SOLVED, FloatArray
 from autograd_gpu.runtime.choice import BackendChoice, choose_backend
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.step_record import StepRecord
+from autograd_gpu.runtime.streamed_session import bytes_per_element
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.driver import Engine
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
@@ -94,7 +95,7 @@ class Recovery:
 
     def engine(self, make: Make, analysis: Analysis, start: FloatArray) -> Engine:
         """An engine that outlives its device, if it has one."""
-        if self.choice.device is None:
+        if not self._on_a_device:
             return make(self.choice, start, None)
         return Recovering(make, analysis, start, self)
 
@@ -119,24 +120,36 @@ class Recovery:
         Raises:
             Exception: ``error`` itself, if there is nowhere.
         """
-        before, device = self.choice, self.choice.device
-        if device is None:
+        if not self._on_a_device:
             raise error
-        name = device.name
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        in_use = device.memory.bytes
+        before, name = self.choice, self.device_name
+        why = _reason(error)
+        in_use = self._bytes_of(analysis)
         analysis.drop(before)
         if isinstance(error, MemoryError):
             _let_go(error)
-            shortage = self._with_less_memory(device, analysis, in_use)
+            shortage = self._with_less_memory(analysis, in_use)
             if shortage is not None:
                 what, how = shortage
                 self.faults.append(f"{name} {what} {when}; resumed from {point} {how}: {why}")
                 return
+        self.leave(error, analysis, when, point, begun=begun)
+
+    def leave(
+        self,
+        error: Exception,
+        analysis: Analysis,
+        when: str,
+        point: str,
+        *,
+        begun: bool = False,
+    ) -> None:
+        """``move`` where less memory is no way out."""
+        before, name, why = self.choice, self.device_name, _reason(error)
         if isinstance(error, DeviceLostError):
             what = f"{name} was lost {when}"
             try:
-                if self._opened_again(device):
+                if before.device is not None and self._opened_again(before.device):
                     how = "on the device, opened again"
                     self.faults.append(f"{what}; resumed from {point} {how}: {why}")
                     return
@@ -153,9 +166,28 @@ class Recovery:
         self.faults.append(f"{what}; resumed from {point} on the CPU: {why}")
         warnings.warn(self.faults[-1], RuntimeWarning, stacklevel=2)
 
-    def _with_less_memory(
-        self, device: Device, analysis: Analysis, in_use: int
-    ) -> tuple[str, str] | None:
+    @property
+    def _on_a_device(self) -> bool:
+        return self.choice.device is not None or self.choice.backend == "jax"
+
+    @property
+    def device_name(self) -> str:
+        """Of what it runs on."""
+        if self.choice.device is not None:
+            return self.choice.device.name
+        from autograd_gpu.runtime.jax_calls import device_name
+
+        return device_name()
+
+    def _bytes_of(self, analysis: Analysis) -> int:
+        """What its batches take, or all buffers where their device keeps an account."""
+        if self.choice.device is not None:
+            return self.choice.device.memory.bytes
+        number = 4 if self.choice.precision == "float32" else 8
+        kind = self.choice.backend, self.choice.precision, number, SOLVED
+        return sum(g.count * bytes_per_element(g, *kind) for g in analysis.groups)
+
+    def _with_less_memory(self, analysis: Analysis, in_use: int) -> tuple[str, str] | None:
         """Go on with steps on the host, or in smaller pieces, as words; None if nothing is left."""
         if self.resident:
             self.resident = False
@@ -173,6 +205,10 @@ class Recovery:
             device.reopen()
         self._generation = device.generation
         return True
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _let_go(error: BaseException) -> None:

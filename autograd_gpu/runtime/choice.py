@@ -246,10 +246,6 @@ def open_session(
     Raises:
         DeviceMemoryError: not even one element fits.
     """
-    if choice.backend == "jax":
-        from .jax_backend import JaxSession
-
-        return JaxSession(groups, parameter_count, choice.precision)
     if choice.backend == "wgsl":
         return _wgsl_session(choice, groups, parameter_count, memory_budget)
     from .streamed_session import bytes_per_element, within_budget
@@ -257,6 +253,14 @@ def open_session(
     number = 4 if choice.precision == "float32" else 8
     kind = choice.backend, choice.precision, number, SOLVED
     sizes = [bytes_per_element(group, *kind) for group in groups]
+    if choice.backend == "jax":
+        from .jax_backend import JaxSession, device_name
+
+        def through_jax(pieces: Sequence[BoundGroup]) -> Session:
+            return JaxSession(pieces, parameter_count, choice.precision)
+
+        beside = number * parameter_count
+        return within_budget(groups, sizes, beside, memory_budget, through_jax, device_name())
 
     def whole(pieces: Sequence[BoundGroup]) -> Session:
         if choice.backend == "numpy":

@@ -14,9 +14,9 @@ from autograd_gpu.errors import (
     KernelError,
 )
 
-_OUT_OF_MEMORY = ("not enough memory left", "out of memory")
+_OUT_OF_MEMORY = ("not enough memory left", "out of memory", "resource_exhausted")
 """What wgpu-native says of memory that ran out: as a validation error, not as the error of that
-name, seen with 29.0 on two drivers whose allocations really failed."""
+name, seen with 29.0 on two drivers whose allocations really failed. The last is XLA's."""
 
 _ERROR_LINE = re.compile(r"┌─ [^\n]*?:(\d+):\d+")
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..codegen.kernel import Product
 from ..codegen.render import Source, render
-from ..events import listening, report
 from .batch import (
     BoundGroup,
     DataBinding,
@@ -22,7 +21,8 @@ from .batch import (
     RowDataBinding,
     SessionContext,
 )
-from .jax_functions import batch_function, default_device, double_precision, load_jax
+from .jax_calls import call, device_name, download, jax_errors, upload
+from .jax_functions import Columns, batch_function, double_precision, load_jax
 from .number_formats import to_float32
 
 
@@ -37,12 +37,6 @@ def as_real(values: FloatArray, precision: str, what: str) -> Any:
     return np.array(values, np.float64)
 
 
-def device_name() -> str:
-    """The device that JAX uses by default."""
-    device = default_device()
-    return f"{'CPU' if device.platform == 'cpu' else device.device_kind} (JAX)"
-
-
 class JaxSession(SessionContext):
     """Runs generated kernels through JAX and brings the results to the host."""
 
@@ -54,7 +48,7 @@ class JaxSession(SessionContext):
         self._host = HostArrays(groups, np.dtype(precision))
         self._sources: dict[str, Source] = {}
         with double_precision():
-            self._slots = [self._bind(g) for g in groups]
+            self._slots = upload("data", lambda: [self._bind(g) for g in groups])
 
     def _bind(self, group: BoundGroup) -> tuple[Any, ...]:
         """Indices and data of a group on the device, as ``load_slot`` takes them."""
@@ -104,15 +98,29 @@ class JaxSession(SessionContext):
 
     def launch(self, product: Product, parameters: FloatArray) -> list[Any]:
         """Start a product of every group; arrays on the device, which may not be there yet."""
-        jnp = load_jax().numpy
-        for group in self._groups if listening() else ():
-            report("run", group.kernel(product).name, elements=group.count)
+        given = as_real(parameters, self._precision, "parameters")
         with double_precision():
-            x = jnp.asarray(as_real(parameters, self._precision, "parameters"))
-            return [
-                self._function(group, product)(x, slots, count=group.count)
-                for group, slots in zip(self._groups, self._slots, strict=True)
-            ]
+            x = upload("parameters", lambda: load_jax().numpy.asarray(given))
+            with jax_errors(f"{product.value} of {len(self._groups)} groups"):
+                return [
+                    call(
+                        group.kernel(product).name,
+                        self._function(group, product),
+                        x,
+                        slots,
+                        count=group.count,
+                    )
+                    for group, slots in zip(self._groups, self._slots, strict=True)
+                ]
+
+    def _run(self, product: Product, parameters: FloatArray) -> list[tuple[Columns, Columns]]:
+        """Columns of residuals and of J's varying entries of every group, on the host."""
+        results = self.launch(product, parameters)
+        columns = iter(download(product.value, results))
+        return [
+            ([next(columns) for _ in residuals], [next(columns) for _ in varying])
+            for residuals, varying in results
+        ]
 
     def _residuals_to_host(self, columns: Sequence[Any], k: int) -> None:
         out = self._host.group_residuals(k).reshape(self._groups[k].count, -1)
@@ -121,17 +129,18 @@ class JaxSession(SessionContext):
 
     def residuals(self, parameters: FloatArray) -> FloatArray:
         """All residuals."""
-        for k, (columns, _) in enumerate(self.launch(Product.RESIDUAL, parameters)):
+        for k, (columns, _) in enumerate(self._run(Product.RESIDUAL, parameters)):
             self._residuals_to_host(columns, k)
         return self._host.residuals.astype(np.float64, copy=False)
 
     def cost(self, parameters: FloatArray) -> float:
         """½‖r‖² over all groups."""
-        return float(sum(float(c) for c in self.launch(Product.COST, parameters)))
+        costs = download(Product.COST.value, self.launch(Product.COST, parameters))
+        return float(sum(float(c) for c in costs))
 
     def residual_jacobian(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
         """All residuals, and the Jacobian's values."""
-        results = self.launch(Product.RESIDUAL_JACOBIAN, parameters)
+        results = self._run(Product.RESIDUAL_JACOBIAN, parameters)
         for k, (columns, varying) in enumerate(results):
             self._residuals_to_host(columns, k)
             self._host.store_entries(k, self._groups[k], varying)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..codegen.incidence import GroupStructure, NodeSet
 from .batch import BoundGroup, DataBinding, FloatArray, IndexArray
 from .jax_backend import as_real
+from .jax_calls import upload
 from .jax_functions import double_precision, load_jax
 from .node_orders import ArrayLayout, NodeOrders
 
@@ -100,7 +101,9 @@ class JaxTables(NodeOrders):
                     form, table = self._table(g, slot.place, slot.node_set)
                     incidences[slot.node_set].append(Incidence(g, slot.place, form))
                     tables[slot.node_set].append(table)
-            self.arrays_of_groups = [self._group_arrays(g) for g in range(len(groups))]
+            self.arrays_of_groups = upload(
+                "data", lambda: [self._group_arrays(g) for g in range(len(groups))]
+            )
             self.free = [self._free(k) for k in range(len(self.sets))]
         self.arrays_of_incidences = tables
         self.structure = JaxStructure(
@@ -121,10 +124,11 @@ class JaxTables(NodeOrders):
         if np.array_equal(nodes, np.arange(count)):
             return Form.DIRECT, {}
         jnp = load_jax().numpy
-        return Form.TABLE, {
-            name: jnp.asarray(array.astype(np.uint32))
-            for name, array in incidence_table(nodes, count).items()
-        }
+        table = incidence_table(nodes, count)
+        return Form.TABLE, upload(
+            "tables",
+            lambda: {name: jnp.asarray(array.astype(np.uint32)) for name, array in table.items()},
+        )
 
     def _group_arrays(self, g: int) -> dict[str, Any]:
         """Node of each place, and columns of data, in the order of the sorted elements."""

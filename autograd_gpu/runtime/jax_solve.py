@@ -10,8 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .batch import FloatArray
+from .jax_calls import call, download, jax_errors, upload
 from .jax_functions import compilations, double_precision, load_jax
 from .jax_incidence import JaxStructure, JaxTables
 from .jax_linearization import Linearizer, Vectors, apply_inverse, block_inverse_roots
@@ -22,6 +24,10 @@ RECORD = (
     "linear_iterations", "accepted", "gradient_norm", "step_norm", "parameter_norm",
 )  # fmt: skip
 """What a step reports, in the order of the array that is read back."""
+
+
+LARGEST_POINT = 1 << 17
+"""Bytes of a point that comes back with the record of every step, as one array."""
 
 
 def _dot(a: Vectors, b: Vectors) -> Any:
@@ -142,7 +148,11 @@ class _Step:
         }
         after = self._controlled(state, gain, accepted)
         after["x"] = [jnp.where(accepted, t, old) for t, old in zip(trial, x, strict=True)]
-        return after, jnp.stack([jnp.asarray(record[name], "float64") for name in RECORD])
+        numbers = jnp.stack([jnp.asarray(record[name], "float64") for name in RECORD])
+        if sum(v.size for v in x) * numbers.itemsize <= LARGEST_POINT:
+            point = [v.ravel().astype("float64") for v in after["x"]]
+            numbers = jnp.concatenate([numbers, *point])
+        return after, numbers
 
     def _scale(self, block: Any) -> Any:
         diagonal = self._jnp.stack([block[a, a] for a in range(block.shape[0])])
@@ -189,10 +199,15 @@ def _jitted_step(structure: JaxStructure, precision: str) -> Any:
 
 
 class JaxSolve:
-    """One problem's solve on JAX's device."""
+    """One problem's solve on JAX's device.
+
+    Raises:
+        DeviceMemoryError, DeviceError: from every method, where the device fails.
+    """
 
     def __init__(self, tables: JaxTables) -> None:
         self._tables = tables
+        self._read: list[NDArray[Any]] | None = None  # the point, as it came with the record
         self._counts = tuple(g.count for g in tables.groups)
         self._arrays = {
             "groups": tables.arrays_of_groups,
@@ -212,9 +227,11 @@ class JaxSolve:
     ) -> None:
         """Upload the start point and reset the state."""
         jnp = load_jax().numpy
+        packed = self._tables.pack(parameters)
+        self._read = None
         with double_precision():
             self._state = {
-                "x": [jnp.asarray(x) for x in self._tables.pack(parameters)],
+                "x": upload("parameters", lambda: [jnp.asarray(x) for x in packed]),
                 "damping": jnp.float64(damping),
                 "growth": jnp.float64(2.0),
             }
@@ -225,17 +242,32 @@ class JaxSolve:
 
     def step(self, max_linear_iterations: int) -> StepRecord:
         """Linearize, run CG, try the step, decide: one read-back."""
-        with double_precision():
-            limits = {**self._limits, "linear_iterations": np.int32(max_linear_iterations)}
-            self._state, record = self._step(self._state, self._arrays, limits, counts=self._counts)
-        numbers = dict(zip(RECORD, np.asarray(record).tolist(), strict=True))
+        limits = {**self._limits, "linear_iterations": np.int32(max_linear_iterations)}
+        with double_precision(), jax_errors("a step"):
+            state, record = call(
+                "step", self._step, self._state, self._arrays, limits, counts=self._counts
+            )
+            (read,) = download("step", record)
+        self._state, self._read = state, self._point(read[len(RECORD) :])
+        numbers = dict(zip(RECORD, read[: len(RECORD)].tolist(), strict=True))
         iterations = int(numbers.pop("linear_iterations"))
         accepted = bool(numbers.pop("accepted"))
         return StepRecord(**numbers, linear_iterations=iterations, accepted=accepted)
 
     def parameters(self) -> FloatArray:
-        """The last accepted point."""
-        return self._tables.unpack([np.asarray(x) for x in self._state["x"]])
+        """The last accepted point; a small one is here already, even if the device is not."""
+        point = download("point", self._state["x"]) if self._read is None else self._read
+        return self._tables.unpack(point)
+
+    def _point(self, numbers: NDArray[Any]) -> list[NDArray[Any]] | None:
+        """Node sets from what came after the record; None if nothing did."""
+        if not numbers.size:
+            return None
+        shapes: list[tuple[int, ...]] = [x.shape for x in self._state["x"]]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+        return [
+            part.reshape(shape) for part, shape in zip(np.split(numbers, ends), shapes, strict=True)
+        ]
 
     def statement_counts(self) -> dict[str, int]:
         """Kernel name -> number of computed values in its text."""
