@@ -5,14 +5,14 @@ They are recomputed from parameters and data, or loaded from an element's record
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from autograd_gpu.codegen.block_factor import lower_index
 from autograd_gpu.codegen.element_blocks import BlockRecord, Key, Term, record_terms
-from autograd_gpu.ir import Argument, Builder, Graph
+from autograd_gpu.ir import ARGUMENT_LEAVES, Argument, Builder, Graph
 from autograd_gpu.rewrite import RULES, simplify
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Argument positions after the slots in a contribution graph.
 STORED_JACOBIAN, VECTOR, RESIDUAL = 0, 1, 2
+EXTRA_ARGUMENTS = 3
 
 
 def column_offsets(group: GroupStructure) -> list[tuple[NodeSlot, int]]:
@@ -109,6 +110,22 @@ class Contribution:
 
     graph: Graph
     targets: tuple[int, ...]
+
+
+def of_node_alone(graph: Graph, is_own: Callable[[int, int], bool]) -> list[bool]:
+    """Of each node of a graph: whether it depends on numbers of a problem's node alone.
+
+    Args:
+        graph: what is computed for an incidence of that node.
+        is_own: (argument, component) -> whether a leaf is one of its numbers.
+    """
+    alone: list[bool] = []
+    for node in graph.nodes:
+        if node.args:
+            alone.append(all(alone[a] for a in node.args))
+        else:
+            alone.append(node.op not in ARGUMENT_LEAVES or is_own(*node.leaf))
+    return alone
 
 
 @lru_cache(maxsize=512)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from autograd_gpu.codegen.block_factor import block_factor, lower_index
 from autograd_gpu.codegen.element_blocks import BlockRecord
@@ -29,6 +29,7 @@ from autograd_gpu.codegen.element_parts import (
 )
 from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.kernel import Kernel
+from autograd_gpu.codegen.reversal import kind_contribution
 from autograd_gpu.codegen.wgsl_reals import FLOAT32, WGSL_REALS, WgslReal
 from autograd_gpu.ir import Graph
 
@@ -127,6 +128,9 @@ class Kind:
             exchanged in its tables: |x_j - x_i| looks the same from either end.
         unit: incidence k belongs to node k, one each: no list is walked.
         direct: incidence k is element k: no element number is loaded.
+        reverse: every element (a, b) has a reverse (b, a) whose data are the same but for these
+            signs, per slot: one list serves both places, and an incidence adds what the element
+            and its reverse give to the node (``codegen.reversal``). None if it is not so.
         sliced: lists of heavy nodes are summed slice by slice first; a resident solve's kernels
             add those sums, all others walk the lists as if they were not cut.
         walked: some nodes walk their own list: false if all that have incidences are heavy.
@@ -137,6 +141,7 @@ class Kind:
     mirrored: bool
     unit: bool
     direct: bool
+    reverse: tuple[tuple[int, ...], ...] | None = None
     sliced: bool = False
     walked: bool = True
 
@@ -231,7 +236,7 @@ def product_contribution(group: GroupStructure, place: int) -> Contribution:
         )
         for row in parts.rows
     ]
-    return _transposed(parts, place, image, "product")
+    return transposed(parts, place, image, "product")
 
 
 @lru_cache(maxsize=512)
@@ -250,10 +255,11 @@ def gradient_contribution(group: GroupStructure, place: int) -> Contribution:
         loaded = LoadedBlocks(group, group.blocks)
         return loaded.contribution(loaded.gradient(place), "gradient")
     parts = ElementParts(group)
-    return _transposed(parts, place, parts.residual, "gradient")
+    return transposed(parts, place, parts.residual, "gradient")
 
 
-def _transposed(parts: ElementParts, place: int, image: Sequence[int], name: str) -> Contribution:
+def transposed(parts: ElementParts, place: int, image: Sequence[int], name: str) -> Contribution:
+    """Jᵀ times ``image``, a node per residual, restricted to the node at ``place``."""
     own = parts.own_rows(place)
     targets = sorted({a for row in own for a in row})
     outputs = [
@@ -299,7 +305,8 @@ def block_pattern(structure: SolveStructure, node_set: int) -> frozenset[int]:
     found = {lower_index(a, a) for a in range(width)}
     for kind in structure.kinds[node_set]:
         group = structure.groups[kind.group]
-        contribution = linearize_contribution(group, kind.place, width)
+        make = partial(linearize_contribution, width=width)
+        contribution = kind_contribution(group, kind, make)
         found |= {t - width for t in contribution.targets if t >= width}
     return frozenset(found)
 

@@ -21,12 +21,12 @@ from autograd_gpu.codegen.element_parts import VECTOR, Contribution, column_offs
 from autograd_gpu.codegen.incidence import (
     ElementContribution,
     GroupStructure,
+    Kind,
     NodeSlot,
     SolveStructure,
     block_contribution,
     element_contribution,
     gradient_contribution,
-    product_contribution,
     structure_key,
 )
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
@@ -39,8 +39,10 @@ from autograd_gpu.codegen.solve_texts import (
     SolveKernel,
     incidence_body,
     kept_kernels,
+    lines_of,
     number_context,
 )
+from autograd_gpu.codegen.tangent_product import product_of
 from autograd_gpu.errors import DeviceLimitError
 
 ACCUMULATIONS = ("gather", "two-level", "atomic-native", "atomic-cas")
@@ -173,7 +175,7 @@ def _render(
 
 def _inputs(bodies: Sequence[Body]) -> dict[str, tuple[str, bool]]:
     """The buffers that bodies read."""
-    lines = [line for body in bodies for line in (*body.loads, *body.statements)]
+    lines = [line for body in bodies for line in lines_of(body)]
     lines += [text for body in bodies for _, text in body.outputs]
     types = {"parameters": "unit", "vectors": "unit", "jacobian": "quad", "numbers": "real"}
     read = {b: t for b, t in types.items() if any(f"{b}[" in line for line in lines)}
@@ -203,11 +205,12 @@ def _output_type(product: str) -> str:
 
 # -- gather ------------------------------------------------------------------------------------
 
-_INCIDENCE: dict[str, Callable[[GroupStructure, int], Contribution]] = {
-    "gradient": gradient_contribution,
-    "jtj_product": product_contribution,
-    BLOCK_DIAGONAL: block_contribution,
-}
+
+def _incidence(product: str, kind: Kind) -> Callable[[GroupStructure, int], Contribution]:
+    """(group, place) -> what an element adds to the node at that place."""
+    if product == "jtj_product":
+        return product_of(kind)
+    return gradient_contribution if product == "gradient" else block_contribution
 
 
 def gather_nodes(structure: OperatorStructure, product: str, node_set: int) -> SolveKernel:
@@ -215,9 +218,7 @@ def gather_nodes(structure: OperatorStructure, product: str, node_set: int) -> S
     solve = structure.solve
     nodes = solve.node_sets[node_set]
     bodies = [
-        incidence_body(
-            solve, node_set, k, _INCIDENCE[product](solve.groups[kind.group], kind.place)
-        )
+        incidence_body(solve, node_set, k, _incidence(product, kind))
         for k, kind in enumerate(solve.kinds[node_set])
         if structure.accumulations[kind.group] == "gather"
     ]

@@ -63,7 +63,7 @@ def with_slices(
             body = replace(body, slices=sums)
         if not kind.walked:
             targets = tuple((a, "") for a, _ in body.outputs)
-            body = replace(body, loads=(), statements=(), outputs=targets)
+            body = replace(body, loads=(), ahead=(), statements=(), outputs=targets)
         found.append(body)
     return found
 

@@ -19,7 +19,7 @@ linear systems", s = 1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from autograd_gpu.codegen.block_factor import block_factor, lower_index
@@ -28,7 +28,6 @@ from autograd_gpu.codegen.incidence import (
     block_pattern,
     gradient_contribution,
     linearize_contribution,
-    product_contribution,
     structure_key,
 )
 from autograd_gpu.codegen.printer import print_statements
@@ -46,6 +45,7 @@ from autograd_gpu.codegen.solve_texts import (
     quads_of,
     render_kernel,
 )
+from autograd_gpu.codegen.tangent_product import product_of
 from autograd_gpu.ir import Argument, Builder, Graph
 from autograd_gpu.rewrite import RULES
 
@@ -68,24 +68,16 @@ def damping_scale(form: str) -> Graph:
 def product_bodies(structure: SolveStructure, node_set: int) -> list[Body]:
     """What incidences of each kind of a node set add to JᵀJ v."""
     return [
-        incidence_body(
-            structure, node_set, k, product_contribution(structure.groups[kind.group], kind.place)
-        )
+        incidence_body(structure, node_set, k, product_of(kind))
         for k, kind in enumerate(structure.kinds[node_set])
     ]
 
 
 def linearize_bodies(structure: SolveStructure, node_set: int) -> list[Body]:
     """What incidences of each kind of a node set add to its gradient and diagonal block."""
-    width = structure.node_sets[node_set].width
+    make = partial(linearize_contribution, width=structure.node_sets[node_set].width)
     return [
-        incidence_body(
-            structure,
-            node_set,
-            k,
-            linearize_contribution(structure.groups[kind.group], kind.place, width),
-        )
-        for k, kind in enumerate(structure.kinds[node_set])
+        incidence_body(structure, node_set, k, make) for k in range(len(structure.kinds[node_set]))
     ]
 
 
@@ -274,10 +266,8 @@ def decide(structure: SolveStructure) -> SolveKernel:
 def gather_gradient(structure: SolveStructure, node_set: int) -> SolveKernel:
     """Jᵀr over one node set, by gathering; recomputes everything, stores the result only."""
     bodies = [
-        incidence_body(
-            structure, node_set, k, gradient_contribution(structure.groups[kind.group], kind.place)
-        )
-        for k, kind in enumerate(structure.kinds[node_set])
+        incidence_body(structure, node_set, k, gradient_contribution)
+        for k in range(len(structure.kinds[node_set]))
     ]
     context = node_context(structure, node_set, bodies, f"gather_gradient_{node_set}")
     buffers = {"tables": False, "parameters": False, "result": True}

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autograd_gpu.codegen.element_parts import STORED_JACOBIAN, VECTOR, Contribution, column_offsets
+from autograd_gpu.codegen.element_parts import (
+    EXTRA_ARGUMENTS,
+    STORED_JACOBIAN,
+    VECTOR,
+    Contribution,
+    column_offsets,
+    of_node_alone,
+)
 from autograd_gpu.codegen.incidence import (
     WORKGROUP_SIZE,
     GroupStructure,
@@ -17,6 +24,7 @@ from autograd_gpu.codegen.kept import kept
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
 from autograd_gpu.codegen.printer import print_statements, select_prelude
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
+from autograd_gpu.codegen.reversal import kind_contribution
 from autograd_gpu.codegen.solve_layout import (
     ELEMENT_SUMS,
     STEP_SUMS,
@@ -66,8 +74,10 @@ class SliceSums:
 class Body:
     """Loads and statements of one element or incidence, and what each output is added to.
 
-    With ``slices`` the lists of heavy nodes are not walked: sums over their slices are added. If
-    none else are there, nothing is loaded, and ``outputs`` only says what is summed.
+    ``ahead`` are statements of a node alone, the same for all of its incidences: they precede the
+    walk over its list. With ``slices`` the lists of heavy nodes are not walked: sums over their
+    slices are added. If none else are there, nothing is loaded, and ``outputs`` only says what is
+    summed.
     """
 
     row: int
@@ -76,6 +86,7 @@ class Body:
     statements: tuple[str, ...]
     outputs: tuple[tuple[int, str], ...]
     slices: SliceSums | None = None
+    ahead: tuple[str, ...] = ()
 
 
 class Loader:
@@ -220,54 +231,93 @@ def incidence_body(
     structure: SolveStructure,
     node_set: int,
     kind_position: int,
-    contribution: Contribution,
+    make: Callable[[GroupStructure, int], Contribution],
 ) -> Body:
-    """What one incidence of a kind adds to its node's sums."""
+    """What one incidence of a kind adds to its node's sums.
+
+    Args:
+        structure: the problem.
+        node_set: whose nodes.
+        kind_position: which kind of theirs.
+        make: (group, place) -> what an element adds to the node at that place.
+    """
     kind = structure.kinds[node_set][kind_position]
     group = structure.groups[kind.group]
-    loader = Loader(structure, group, kind_columns(group, kind), "k")
-    leaf = _incidence_leaf(structure, kind, group, loader)
-    printed = print_statements(contribution.graph, structure.real.dialect, leaf)
+    contribution = kind_contribution(group, kind, make)
+    leaves = _IncidenceLeaves(structure, kind)
+    printed = print_statements(contribution.graph, structure.real.dialect, leaves.text)
+    ahead, statements = (), printed.lines
+    if not kind.unit:  # a list of one has nothing to be ahead of
+        ahead, statements = _apart(contribution.graph, printed.lines, leaves.is_own)
     return Body(
         row=kind_row(structure, node_set, kind_position),
         unit=kind.unit,
-        loads=tuple(loader.lines),
-        statements=printed.lines,
+        loads=tuple(leaves.loader.lines),
+        statements=statements,
         outputs=tuple(zip(contribution.targets, printed.outputs, strict=True)),
+        ahead=ahead,
     )
 
 
-def _incidence_leaf(
-    structure: SolveStructure, kind: Kind, group: GroupStructure, loader: Loader
-) -> Callable[[int, int], str]:
-    slots = group.kernel.slots
-    columns = column_offsets(group)
-    g = group_row(structure, kind.group)
+def _apart(
+    graph: Graph, lines: Sequence[str], is_own: Callable[[int, int], bool]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Statements of what depends on the node's own numbers alone, and the others."""
+    own = of_node_alone(graph, is_own)
+    printed = [alone for node, alone in zip(graph.nodes, own, strict=True) if node.args]
+    ahead = tuple(line for line, alone in zip(lines, printed, strict=True) if alone)
+    return ahead, tuple(line for line, alone in zip(lines, printed, strict=True) if not alone)
 
-    def element() -> str:
-        if kind.direct:
-            return "k"
-        return loader.table(("element", 0, 0), "e")
 
-    def component(prefix: str, base: str, place: int, a: int) -> str:
-        if place == kind.place:
-            return f"{prefix}{a}"
-        return loader.component(prefix, base, place, a)
+class _IncidenceLeaves:
+    """What stands for the leaves of a contribution in the text of an incidence.
 
-    def leaf(slot: int, k: int) -> str:
-        if slot < len(slots):
-            node = group.slots[slot]
-            if node is not None:
-                return component("x", "parameters[half", node.place, node.offset + k)
-            return loader.data(slot, k)
-        what = slot - len(slots)
-        if what == VECTOR:
-            node, a = columns[k]
-            return component("p", "vectors[direction", node.place, node.offset + a)
-        record = loader.once("j", f"control[{g}].w + {element()} * {group.record_quads}u")
-        return loader.record(record, k if what == STORED_JACOBIAN else group.stored_entries + k)
+    Arguments are those of the element and, after them, those of its reverse, whose two places
+    are exchanged.
+    """
 
-    return leaf
+    def __init__(self, structure: SolveStructure, kind: Kind) -> None:
+        self._kind = kind
+        self._group = structure.groups[kind.group]
+        self._columns = column_offsets(self._group)
+        self._row = group_row(structure, kind.group)
+        self.loader = Loader(structure, self._group, kind_columns(self._group, kind), "k")
+
+    def is_own(self, slot: int, k: int) -> bool:
+        """Whether a leaf is a number of the node itself."""
+        found = self._number(slot, k)
+        return found is not None and found[1] == self._kind.place
+
+    def text(self, slot: int, k: int) -> str:
+        """Name of a leaf's value, which the loader loads where it is not the node's own."""
+        found = self._number(slot, k)
+        if found is not None:
+            vector, place, a = found
+            prefix, base = ("p", "vectors[direction") if vector else ("x", "parameters[half")
+            if place == self._kind.place:
+                return f"{prefix}{a}"
+            return self.loader.component(prefix, base, place, a)
+        group, slots = self._group, len(self._group.slots)
+        if slot < slots:
+            return self.loader.data(slot, k)
+        element = "k" if self._kind.direct else self.loader.table(("element", 0, 0), "e")
+        first = f"control[{self._row}].w + {element} * {group.record_quads}u"
+        record = self.loader.once("j", first)
+        jacobian = slot - slots == STORED_JACOBIAN
+        return self.loader.record(record, k if jacobian else group.stored_entries + k)
+
+    def _number(self, slot: int, k: int) -> tuple[bool, int, int] | None:
+        """(of the vector, place, component) of a leaf that is a node's number; None for others."""
+        slots = len(self._group.slots)
+        argument = slot % (slots + EXTRA_ARGUMENTS)
+        if argument == slots + VECTOR:
+            node, a = self._columns[k]
+        elif argument < slots and (found := self._group.slots[argument]) is not None:
+            node, a = found, k
+        else:
+            return None
+        place = node.place if argument == slot else 1 - node.place
+        return argument == slots + VECTOR, place, node.offset + a
 
 
 def node_context(
@@ -285,9 +335,14 @@ def node_context(
     }
 
 
+def lines_of(body: Body) -> tuple[str, ...]:
+    """All loads and statements of a body."""
+    return (*body.loads, *body.ahead, *body.statements)
+
+
 def mentions(bodies: list[Body], word: str) -> bool:
     """Whether any of the bodies reads what ``word`` begins, such as ``jacobian[``."""
-    return any(word in line for body in bodies for line in (*body.loads, *body.statements)) or any(
+    return any(word in line for body in bodies for line in lines_of(body)) or any(
         word in text for body in bodies for _, text in body.outputs
     )
 

@@ -77,7 +77,7 @@ def test_pieces_have_the_bits_of_the_whole(adapter: str, case: str) -> None:
     x, gradient, product = whole(device, problem)
     lists = lists_of(problem)
     # A binding that holds the parameters and a piece of the tables.
-    binding = 4 * x.size + 4096
+    binding = 4 * x.size + 2048
     small = Device(adapter, limits={"max-storage-buffer-binding-size": binding})
     v = np.random.default_rng(1).standard_normal(x.size)
     counts: list[int] = []

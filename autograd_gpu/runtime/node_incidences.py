@@ -32,6 +32,7 @@ from autograd_gpu.runtime.locality import lexical_order, stable_order
 from autograd_gpu.runtime.node_orders import ArrayLayout, NodeOrders
 from autograd_gpu.runtime.node_slices import Slices, cut_lists
 from autograd_gpu.runtime.number_formats import FORMATS, check_lossless
+from autograd_gpu.runtime.reverse_elements import reverse_signs
 from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
 from autograd_gpu.runtime.schedules import Schedule
 
@@ -88,6 +89,7 @@ class NodeIncidences(NodeOrders):
         super().__init__(arrays, groups, parameters)
         self.number_format = FORMATS[precision]
         self._sorted: dict[tuple[int, int, bool], Incidences] = {}
+        self._reversed: dict[int, tuple[tuple[int, ...], ...] | None] = {}
         if not isinstance(schedules, ScheduleChooser):
             fixed = None if schedules is None else tuple(schedules)
             schedules = ScheduleChooser("solve", identity_of(None), fixed)
@@ -140,7 +142,11 @@ class NodeIncidences(NodeOrders):
     def _add_kinds(self, g: int, group: GroupStructure, kinds: list[list[Kind]]) -> None:
         widths = [self.width_of(s.node_set) for s in group.places]
         mirrored = is_symmetric(group, widths[0])
-        for slot in group.places[:1] if mirrored else group.places:
+        reverse = None if mirrored or group.stored else self._reverse(g)
+        places = group.places[:1] if mirrored else group.places
+        if reverse is not None:
+            places = (group.places[self.lead[g]],)
+        for slot in places:
             found = self._incident(g, slot, mirrored)
             kinds[slot.node_set].append(
                 Kind(
@@ -149,9 +155,23 @@ class NodeIncidences(NodeOrders):
                     mirrored=mirrored,
                     unit=found.unit,
                     direct=found.direct,
+                    reverse=reverse,
                 )
             )
             self.incidences[slot.node_set].append(found)
+
+    def _reverse(self, g: int) -> tuple[tuple[int, ...], ...] | None:
+        """Signs by which data of reverse elements differ, if every element has its reverse."""
+        if g not in self._reversed:
+            self._reversed[g] = self._find_reverse(g)
+        return self._reversed[g]
+
+    def _find_reverse(self, g: int) -> tuple[tuple[int, ...], ...] | None:
+        node_sets = self.place_sets[g]
+        if len(node_sets) != 2 or node_sets[0] != node_sets[1]:
+            return None
+        count, order = len(self.new[node_sets[0]]), self.element_order[g]
+        return reverse_signs(self.groups[g], self.nodes[g], self.lead[g], count, order)
 
     def _slice(self, k: int, kinds: list[Kind], workgroup_size: int) -> int:
         """Cut the lists of a node set's heavy nodes; returns the threads that share a node."""

@@ -49,6 +49,8 @@ class NodeOrders:
         new: per node set, number of a node after reordering.
         nodes: per group and place, node of each element, elements in their new order.
         element_order: per group, elements in their new order.
+        place_sets: per group, the node set of each place.
+        lead: per group, the place by which elements are sorted first.
     """
 
     def __init__(
@@ -127,7 +129,9 @@ class NodeOrders:
             self.new.append(new)
 
     def _sort_elements(self) -> None:
-        """Fill ``nodes`` and ``element_order``."""
+        """Fill ``nodes``, ``element_order``, ``place_sets`` and ``lead``."""
+        self.place_sets: list[tuple[int, ...]] = []
+        self.lead: list[int] = []
         self._places: list[list[int]] = []
         self.nodes: list[list[IndexArray]] = []
         self.element_order: list[IndexArray] = []
@@ -151,6 +155,8 @@ class NodeOrders:
             keys = [*(p for p in range(len(nodes)) if p != lead), lead]
             counts = [len(self.new[places[p][0]]) for p in keys]
             order = lexical_order([nodes[p] for p in keys], counts).astype(np.int64, copy=False)
+            self.place_sets.append(tuple(k for k, _ in places))
+            self.lead.append(lead)
             self._places.append(assigned)
             self.nodes.append([n[order] for n in nodes])
             self.element_order.append(order)
