@@ -26,7 +26,7 @@ from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.schedule_choice import ScheduleChooser, identity_of
 from autograd_gpu.runtime.step_record import StepRecord
 from autograd_gpu.solvers.analysis import Analysis
-from autograd_gpu.solvers.device_preconditioner import BLOCK_JACOBI, AdaptiveSteps
+from autograd_gpu.solvers.device_preconditioner import BLOCK_JACOBI, AdaptiveSteps, schedules_of
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.solution import KernelSummary
@@ -95,20 +95,26 @@ class Steps(Protocol):
 
 
 class BlockJacobiSteps:
-    """Steps that all have the same preconditioner, the inverses of the diagonal blocks."""
+    """Steps that all have the same preconditioner, the inverses of the diagonal blocks.
+
+    Args:
+        solve: what steps.
+        schedules: what is said of them in the report.
+    """
 
     name = BLOCK_JACOBI
 
-    def __init__(self, solve: ResidentSolve) -> None:
+    def __init__(self, solve: ResidentSolve, schedules: str = "") -> None:
         self._solve = solve
+        self._schedules = schedules
 
     def step(self, max_linear_iterations: int) -> StepRecord:
         """Try one step, and keep it or not."""
         return self._solve.step(max_linear_iterations)
 
     def describe(self) -> str:
-        """Nothing: there is no choice."""
-        return ""
+        """The schedules; of the preconditioner there is no choice."""
+        return self._schedules
 
     def warm_up(self) -> None:
         """Nothing: all steps are alike."""
@@ -136,7 +142,7 @@ def resident_steps(
         tables = NodeTables(arrays, groups, start, damping, chooser, choice.precision, known)
         solve = DeviceSolve(device, tables)
     if choice.precision != "float32":  # as the kernels of the coarse space are
-        return solve, BlockJacobiSteps(solve)
+        return solve, BlockJacobiSteps(solve, schedules_of(tables))
     return solve, AdaptiveSteps(solve, tables, arrays, start)
 
 

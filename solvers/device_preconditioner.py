@@ -152,11 +152,15 @@ class AdaptiveSteps:
             f"{name}: {len(counts)} steps, {sum(counts) / len(counts):.3g} iterations on average"
             for name, counts in self._used.items()
         )
-        tables = self._problem[0]
-        kinds = " and ".join(dict.fromkeys(map(str, tables.schedules)))
-        how = {"model": "estimated", "measured": "measured"}
-        found = ", ".join(how.get(s, s) for s in tables.schedule_sources)
-        return f"{steps}; schedules ({found}): {kinds}"
+        return f"{steps}; {schedules_of(self._problem[0])}"
+
+
+def schedules_of(tables: NodeTables) -> str:
+    """The schedules of a solve's groups and where they come from, for the report."""
+    kinds = " and ".join(dict.fromkeys(map(str, tables.schedules)))
+    how = {"model": "estimated", "measured": "measured"}
+    found = ", ".join(how.get(s, s) for s in tables.schedule_sources)
+    return f"schedules ({found}): {kinds}"
 
 
 def _iteration_words(sizes: SolveSizes) -> int:

@@ -107,7 +107,9 @@ def _decisions(
     found: dict[str, tuple[Decision, ...]] = {}
     if resident(analysis, choice):
         orders = NodeOrders(array_layouts(analysis), analysis.groups, current_parameters(problem))
-        features = [orders.features(g) for g in range(len(analysis.groups))]
+        # A solve in mixed precision is in float32 until that stagnates.
+        precision = resident_precision(choice)
+        features = [orders.features(g, precision) for g in range(len(analysis.groups))]
         for purpose in ("solve", "gradient"):
             chooser = ScheduleChooser(purpose, identity_of(choice.device))
             found[purpose] = chooser.decide(features)
@@ -120,8 +122,12 @@ def resident(analysis: Analysis, choice: BackendChoice) -> bool:
     """Whether whole solves and gradients of a problem can stay on the device of a choice."""
     plain = not analysis.external_names and all(a.chart is None for a in analysis.arrays)
     loops = analysis.energies or analysis.has_long_rows
-    single = choice.device is not None and choice.precision in ("float32", "mixed")
-    return bool(single and plain and not loops and analysis.column_count)
+    return bool(choice.device is not None and plain and not loops and analysis.column_count)
+
+
+def resident_precision(choice: BackendChoice) -> str:
+    """Of solves and gradients that stay on a device, at first if it is mixed."""
+    return "float32" if choice.precision == "mixed" else choice.precision
 
 
 def _through_jax(analysis: Analysis) -> tuple[Decision, ...]:

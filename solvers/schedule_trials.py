@@ -183,13 +183,21 @@ class _DeviceTrials(Closing):
 
     purpose = ""
 
-    def __init__(self, analysis: Analysis, device: Device, parameters: FloatArray) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        device: Device,
+        parameters: FloatArray,
+        precision: str = "float32",
+    ) -> None:
         self._device = device
         self._parameters = parameters
         layouts = array_layouts(analysis)
-        self._tables = NodeTables(layouts, analysis.groups, parameters, schedules=[Schedule()])
+        self._tables = NodeTables(
+            layouts, analysis.groups, parameters, schedules=[Schedule()], precision=precision
+        )
         self.chooser = ScheduleChooser(self.purpose, identity_of(device))
-        self.features = [self._tables.features(g) for g in range(len(analysis.groups))]
+        self.features = [self._tables.features(g, precision) for g in range(len(analysis.groups))]
         self._warmth = Warmth(needed=not device.adapter.is_software)
 
     def allows(self, schedule: Schedule) -> bool:
@@ -207,6 +215,7 @@ class SolveTrials(_DeviceTrials):
         analysis: the problem; borrowed.
         device: where.
         parameters: the point, flat.
+        precision: of the whole solve.
     """
 
     purpose = "solve"
@@ -226,8 +235,9 @@ class SolveTrials(_DeviceTrials):
             solve.start(self._parameters, 1e-4, 0.0, 1e-3)
             if not self.iterations:
                 # One less: under another schedule they may be converged one earlier.
-                most = solve.iterations_of(PRODUCTS_PER_LINEARIZATION + 1)
-                self.iterations = max(1, most - 1)
+                used = solve.step(PRODUCTS_PER_LINEARIZATION + 1).linear_iterations
+                self.iterations = max(1, used - 1)
+                solve.start(self._parameters, 1e-4, 0.0, 1e-3)
             return _SolveTrial(TimedProgram(solve.runner, self._warmth, solve), self.iterations)
         except BaseException:
             solve.close()

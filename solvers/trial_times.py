@@ -13,8 +13,8 @@ import numpy as np
 
 from autograd_gpu.runtime.closing import Closing
 from autograd_gpu.runtime.device_solve import DeviceSolve
+from autograd_gpu.runtime.device_stopwatch import DeviceStopwatch, can_time
 from autograd_gpu.runtime.program_runner import ProgramRunner
-from autograd_gpu.runtime.stopwatch import Stopwatch, can_time
 
 WARM_UP = 0.4
 """Seconds of the same work before a GPU is timed, whose clocks rise meanwhile and fall in pauses;
@@ -111,7 +111,7 @@ class TimedProgram(Closing):
         self._runner = runner
         self._warmth = warmth
         self._owner = owner
-        self._watch = Stopwatch(runner) if can_time(runner) else None
+        self._watch = DeviceStopwatch(runner) if can_time(runner) else None
         self._units: dict[tuple[str, ...], int] = {}
         self._slopes: dict[tuple[str, ...], Slope] = {}
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autograd_gpu.errors import DeviceError, InputError
-from autograd_gpu.runtime.choice import BackendChoice, choose_backend
+from autograd_gpu.runtime.choice import BackendChoice, choose_backend, runs_on_a_gpu
 from autograd_gpu.runtime.schedule_choice import Measured
 from autograd_gpu.runtime.schedules import Schedule
 from autograd_gpu.solvers.evaluation import current_parameters
+from autograd_gpu.solvers.explanation import resident, resident_precision
 from autograd_gpu.solvers.schedule_search import Search
 from autograd_gpu.solvers.schedule_trials import (
     AssemblyTrials,
@@ -64,7 +65,8 @@ class Tuning:
 
     Attributes:
         device: where.
-        purposes: ``solve`` and ``gradient`` on a device, ``assembly`` on the host.
+        purposes: those that ``explain`` tells of: ``solve`` and ``gradient`` on a device, and
+            ``assembly`` where JᵀJ is summed on the host.
     """
 
     device: str
@@ -135,16 +137,14 @@ def _trials(problem: Problem, analysis: Analysis, choice: BackendChoice) -> list
             f"tune: backend {choice.backend!r} has one schedule; there is nothing to tune. "
             "backend='numba' and 'wgsl' have several"
         )
-    if choice.device is None or choice.precision not in ("float32", "mixed"):
-        return [AssemblyTrials(analysis, parameters)]
-    plain = not analysis.external_names and all(a.chart is None for a in analysis.arrays)
-    if analysis.energies or analysis.has_long_rows or not plain or not analysis.column_count:
-        # Such problems are summed on the host, whatever evaluates them.
-        return [AssemblyTrials(analysis, parameters)]
-    device = choice.device
-    return [
-        SolveTrials(analysis, device, parameters), GradientTrials(analysis, device, parameters)
-    ]  # fmt: skip
+    found: list[Trials] = []
+    if choice.device is not None and resident(analysis, choice):
+        given = (analysis, choice.device, parameters, resident_precision(choice))
+        found = [SolveTrials(*given), GradientTrials(*given)]
+    if not found or not runs_on_a_gpu(choice):
+        # A direct solver sums on the host, whatever evaluates.
+        found.append(AssemblyTrials(analysis, parameters))
+    return found
 
 
 def tuned(trials: Trials) -> PurposeTuning:

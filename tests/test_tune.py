@@ -25,11 +25,11 @@ from autograd_gpu.runtime import schedule_choice
 from autograd_gpu.runtime.block_assembly import BlockAssembly, SharedAssembly
 from autograd_gpu.runtime.choice import choose_backend
 from autograd_gpu.runtime.device import Device
+from autograd_gpu.runtime.device_stopwatch import DeviceStopwatch, can_time
 from autograd_gpu.runtime.node_tables import NodeTables
 from autograd_gpu.runtime.operators import Operators
 from autograd_gpu.runtime.schedule_choice import Measured, ScheduleChooser, identity_of
 from autograd_gpu.runtime.schedules import GroupFeatures, Schedule, alternatives
-from autograd_gpu.runtime.stopwatch import Stopwatch, can_time
 from autograd_gpu.solvers import trial_times
 from autograd_gpu.solvers.device_levenberg_marquardt import array_layouts
 from autograd_gpu.solvers.evaluation import current_parameters
@@ -299,14 +299,14 @@ def test_the_device_times_itself(device: Device) -> None:
             assert 0.0 < seconds <= time.perf_counter() - began
     runner = Operators(device, NodeTables(array_layouts(analysis), analysis.groups, x)).runner
     if can_time(runner):
-        with Stopwatch(runner) as watch:
+        with DeviceStopwatch(runner) as watch:
             before = device.counters.snapshot()
             assert watch.seconds(("gradient",) * 3) > 0.0
             after = device.counters.snapshot()
         assert after.submits == before.submits + 1
         assert after.dispatches == before.dispatches + 3 * len(runner.launches(["gradient"]))
         with pytest.raises(InputError, match="unknown sequence 'no'"):
-            Stopwatch(runner).seconds(["no"])
+            DeviceStopwatch(runner).seconds(["no"])
     runner.release()
 
 
@@ -328,7 +328,8 @@ def test_a_tuned_schedule_is_remembered_and_used(device: Device) -> None:
     problem = workloads.springs_problem(1)
     before = ag.solve(problem, backend="wgsl", device=device, linear_solver="pcg")
     tuning = ag.tune(problem, backend="wgsl", device=device)
-    assert set(tuning.purposes) == {"solve", "gradient"}
+    assert set(tuning.purposes) == set(problem.explain(backend="wgsl", device=device).decisions)
+    assert set(tuning.purposes) == {"solve", "gradient", "assembly"}
     solve = tuning.purposes["solve"]
     assert solve.groups == ("springs", "anchor")
     assert solve.measured[0] == (solve.schedules, solve.seconds)
@@ -359,6 +360,25 @@ def test_a_tuned_schedule_is_remembered_and_used(device: Device) -> None:
     assert [d.schedule for d in found] == list(odd)
     assert {d.source for d in found} == {"measured"}
     assert "measured on" in str(problem.explain(backend="wgsl", device=device))
+
+
+@pytest.mark.wgsl
+def test_float64_on_a_device_is_explained_and_tuned(device: Device) -> None:
+    problem = workloads.springs_problem(1)
+    where = {"backend": "wgsl", "precision": "float64", "device": device}
+    explained = problem.explain(**where)
+    assert explained.precision.startswith("float64-")
+    for purpose in ("solve", "gradient"):
+        precisions = {d.features.precision for d in explained.decisions[purpose]}
+        assert precisions == {explained.precision}
+    tuning = ag.tune(problem, **where)
+    assert set(tuning.purposes) == {"solve", "gradient", "assembly"}
+    again = problem.explain(**where)
+    assert {d.source for ds in again.decisions.values() for d in ds} == {"measured"}
+    single = problem.explain(backend="wgsl", precision="float32", device=device)
+    assert {d.source for d in single.decisions["solve"]} == {"model"}
+    solved = ag.solve(problem, linear_solver="pcg", **where)
+    assert "schedules (measured)" in solved.linear_solver_reason
 
 
 def test_sums_on_the_host_are_tuned() -> None:

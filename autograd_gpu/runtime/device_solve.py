@@ -143,14 +143,6 @@ class DeviceSolve:
             trouble="" if finite else f"the cost is not finite in {precision}",
         )
 
-    def iterations_of(self, most: int) -> int:
-        """Iterations of CG before it finds itself converged, if fewer; in float32, after `start`.
-
-        For measurements: what comes after the end of CG takes no time.
-        """
-        self._runner.run(["linearize", *["cg"] * most])
-        return int(self._runner.read("state", np.float32)[15])
-
     def _per_submit(self) -> int:
         """CG iterations in one submission: few enough that the device works while we encode."""
         if self._seconds_per_iteration <= 0.0:

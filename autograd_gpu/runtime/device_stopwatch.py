@@ -17,7 +17,7 @@ from .device_clock import FEATURE, encode
 from .program_runner import ProgramRunner
 
 
-class Stopwatch(Closing):
+class DeviceStopwatch(Closing):
     """Times sequences of one program; on a device with `can_time`.
 
     Args:
