@@ -94,26 +94,40 @@ class BatchLevenbergMarquardt:
     ) -> None:
         self.analysis, self.choice, self.data = analysis, choice, data
         self.options = options
-        self.rounding = ROUNDING[choice.precision]
         self.columns = group_columns(analysis)
         count = len(start[0])
         self.values = [s.reshape(count, -1).copy() for s in start]
         self.states = CopyStates.of(count, options.initial_damping)
         self.description = ""
 
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of a cost."""
+        return ROUNDING[self.choice.precision]
+
     @np.errstate(all="ignore")
-    def run(self) -> None:
-        """Until every copy has ended."""
-        began = time.perf_counter()
-        which = np.arange(len(self.values[0]))
-        while len(which):
-            stage = _Stage(self, which)
-            try:
-                self.description = stage.copies.session.description
-                stage.start()
-                which = which[stage.iterate(began)]
-            finally:
-                stage.close()
+    def stage(self, which: IndexArray, began: float) -> None:
+        """Step these copies until half of them have ended; what they reached is kept.
+
+        Args:
+            which: numbers of the copies.
+            began: when the run began, by ``time.perf_counter``.
+
+        Raises:
+            DeviceError, KernelError, MemoryError: every copy is then at its last accepted point.
+        """
+        stage = _Stage(self, which)
+        try:
+            self.description = stage.copies.session.description
+            stage.start()
+            stage.iterate(began)
+        finally:
+            stage.keep()
+            stage.close()
+
+    def going(self, which: IndexArray) -> IndexArray:
+        """Those that have not ended."""
+        return which[[status is None for status in self.states.status[which]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +194,8 @@ class _Stage:
         self._end(norms <= self._options.gradient_tolerance, Status.CONVERGED_GRADIENT)
         self._end(states.iterations[which] >= self._options.max_iterations, Status.MAX_ITERATIONS)
 
-    def iterate(self, began: float) -> BoolArray:
-        """Step; which copies go on when half of them have ended, if any."""
+    def iterate(self, began: float) -> None:
+        """Step until half of the copies have ended."""
         options, states, which = self._options, self._states, self._which
         while True:
             going = self._going()
@@ -197,9 +211,11 @@ class _Stage:
             self._step(going)
             spent = states.iterations[which] >= options.max_iterations
             self._end(spent, Status.MAX_ITERATIONS)
+
+    def keep(self) -> None:
+        """Put the last accepted points where the run has them."""
         for values, own in zip(self._run.values, self.copies.arrays(self._x), strict=True):
-            values[which] = own
-        return self._going()
+            values[self._which] = own
 
     def _going(self) -> BoolArray:
         ended: NDArray[np.bool_] = self._states.status[self._which] != np.array(None, np.object_)
@@ -242,7 +258,11 @@ class _Stage:
         old = self._x[self._positions]
         self._x[self._positions[kept]] = trial[self._positions[kept]]
         cost = self._half_squares(residuals)
-        self._linearize(kept)
+        try:
+            self._linearize(kept)
+        except BaseException:  # a fault, or Ctrl-C: costs are those of the old points
+            self._x[self._positions[kept]] = old[kept]
+            raise
         norms = self._gradient_norms()
         lost = kept & ~np.isfinite(norms)
         self._x[self._positions[lost]] = old[lost]

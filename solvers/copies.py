@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd_gpu.codegen.kernel import JacobianEntry, Product
+from autograd_gpu.errors import DeviceMemoryError
 from autograd_gpu.runtime.batch import (
     Binding,
     BoundGroup,
@@ -23,6 +24,7 @@ from autograd_gpu.runtime.batch import (
     Session,
 )
 from autograd_gpu.runtime.choice import BackendChoice, open_session
+from autograd_gpu.runtime.streamed_session import StreamedSession
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.retraction import Movable
 
@@ -73,6 +75,9 @@ class Copies:
         data: rows that differ by copy, for all copies of the solve.
         which: numbers of the copies here.
 
+    Raises:
+        MemoryError: they do not fit; fewer at a time may.
+
     Attributes:
         count: number of copies here.
         session: evaluates all of them.
@@ -98,6 +103,9 @@ class Copies:
             for k, group in enumerate(analysis.groups)
         ]
         self.session: Session = open_session(choice, groups, self.count * analysis.parameter_count)
+        if isinstance(self.session, StreamedSession) and self.count > 1:
+            self.session.close()
+            raise DeviceMemoryError(f"{self.count} copies at a time do not fit")
 
     def _binding(
         self, binding: Binding, group: BoundGroup, rows: FloatArray | None, which: IndexArray

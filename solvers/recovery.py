@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from autograd_gpu.errors import DeviceError, DeviceLostError, KernelError
-from autograd_gpu.runtime.batch import SOLVED, FloatArray
-from autograd_gpu.runtime.choice import BackendChoice, choose_backend
+from autograd_gpu.runtime.batch import FloatArray
+from autograd_gpu.runtime.choice import BackendChoice, bytes_of_elements, choose_backend
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.step_record import StepRecord
-from autograd_gpu.runtime.streamed_session import bytes_per_element
 from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.driver import Engine
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
@@ -95,7 +94,7 @@ class Recovery:
 
     def engine(self, make: Make, analysis: Analysis, start: FloatArray) -> Engine:
         """An engine that outlives its device, if it has one."""
-        if not self._on_a_device:
+        if not self.on_a_device:
             return make(self.choice, start, None)
         return Recovering(make, analysis, start, self)
 
@@ -120,20 +119,28 @@ class Recovery:
         Raises:
             Exception: ``error`` itself, if there is nowhere.
         """
-        if not self._on_a_device:
+        if not self.on_a_device:
             raise error
         before, name = self.choice, self.device_name
         why = _reason(error)
         in_use = self._bytes_of(analysis)
         analysis.drop(before)
         if isinstance(error, MemoryError):
-            _let_go(error)
+            let_go(error)
             shortage = self._with_less_memory(analysis, in_use)
             if shortage is not None:
                 what, how = shortage
                 self.faults.append(f"{name} {what} {when}; resumed from {point} {how}: {why}")
                 return
         self.leave(error, analysis, when, point, begun=begun)
+
+    def note_shortage(self, error: Exception, when: str, how: str) -> None:
+        """Book that memory ran out, and ``how`` whoever asks goes on."""
+        name = self.device_name if self.on_a_device else "the host"
+        self.faults.append(
+            f"{name} ran out of memory {when}; resumed from the last accepted points with {how}: "
+            f"{_reason(error)}"
+        )
 
     def leave(
         self,
@@ -167,7 +174,8 @@ class Recovery:
         warnings.warn(self.faults[-1], RuntimeWarning, stacklevel=2)
 
     @property
-    def _on_a_device(self) -> bool:
+    def on_a_device(self) -> bool:
+        """Whether there is another place to go on."""
         return self.choice.device is not None or self.choice.backend == "jax"
 
     @property
@@ -183,9 +191,8 @@ class Recovery:
         """What its batches take, or all buffers where their device keeps an account."""
         if self.choice.device is not None:
             return self.choice.device.memory.bytes
-        number = 4 if self.choice.precision == "float32" else 8
-        kind = self.choice.backend, self.choice.precision, number, SOLVED
-        return sum(g.count * bytes_per_element(g, *kind) for g in analysis.groups)
+        sizes = bytes_of_elements(self.choice, analysis.groups)
+        return sum(g.count * size for g, size in zip(analysis.groups, sizes, strict=True))
 
     def _with_less_memory(self, analysis: Analysis, in_use: int) -> tuple[str, str] | None:
         """Go on with steps on the host, or in smaller pieces, as words; None if nothing is left."""
@@ -211,7 +218,7 @@ def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _let_go(error: BaseException) -> None:
+def let_go(error: BaseException) -> None:
     """Free what the frames hold in which memory ran out, as long as their traceback lives."""
     at: BaseException | None = error
     while at is not None:

@@ -16,9 +16,11 @@ from autograd_gpu.errors import InputError, ShapeError
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.runtime.choice import choose_backend
 from autograd_gpu.solvers.batch_levenberg_marquardt import BatchLevenbergMarquardt
+from autograd_gpu.solvers.batch_pieces import run_in_pieces
 from autograd_gpu.solvers.external import ExternalGroup
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.problem import Problem
+from autograd_gpu.solvers.recovery import Recovery
 from autograd_gpu.solvers.residual_group import DataRows, ResidualGroup
 from autograd_gpu.solvers.selection import finite_array
 from autograd_gpu.solvers.solution import NamedValues
@@ -44,6 +46,7 @@ class BatchSolution:
         backend, precision, device, backend_reason: what evaluated, and why that.
         unknowns: of one copy.
         seconds: for all of them.
+        faults: what happened to the device, and how the solve went on.
     """
 
     values: Mapping[str, FloatArray]
@@ -58,6 +61,7 @@ class BatchSolution:
     backend_reason: str
     unknowns: int
     seconds: float
+    faults: tuple[str, ...] = ()
 
     @property
     def converged(self) -> NDArray[np.bool_]:
@@ -90,6 +94,8 @@ class BatchSolution:
         table.add_row("iterations", "{:.0f} to {:.0f}, median {:.0f}".format(*spread[[0, 2, 1]]))
         table.add_row("evaluated by", f"{self.backend}, {self.precision}, {self.device}")
         table.add_row("", self.backend_reason)
+        for fault in self.faults:
+            table.add_row("fault", fault)
         table.add_row("linear solver", "dense Cholesky of every copy, threads over copies")
         table.add_row("time", f"{self.seconds:.3g} s, {rate:.3g} copies a second")
         out = io.StringIO()
@@ -124,6 +130,10 @@ def solve_batch(
             energies, bounds, constraints, external residuals, rows of varying length, too many
             unknowns, or options that a batch lacks.
         ShapeError: an array does not fit, or numbers of copies differ.
+        DeviceMemoryError: not even one copy fits.
+
+    Where memory runs out, or a budget is set, copies go through in pieces. What they come to has
+    the same bits, but for an ulp of elementary functions on ``numba``, and for rounding on ``jax``.
     """
     chosen = options or LevenbergMarquardtOptions()
     _check(problem, chosen, precision)
@@ -147,8 +157,9 @@ def solve_batch(
     choice = choose_backend(backend, precision, problem.device(device), size)
     by_slot = {place: values for place, values in rows.values()}
     run = BatchLevenbergMarquardt(analysis, choice, by_slot, start, chosen)
-    run.run()
-    states = run.states
+    recovery = Recovery(choice, free=backend == "auto" and device is None)
+    pieces = run_in_pieces(run, recovery, problem.memory_budget)
+    states, choice = run.states, recovery.choice
     shapes = {a.name: problem.values_of(a).shape for a in problem.arrays}
     return BatchSolution(
         values=NamedValues(
@@ -164,10 +175,11 @@ def solve_batch(
         statuses=states.status,
         backend=choice.backend,
         precision=choice.precision,
-        device=run.description,
+        device=run.description if pieces == 1 else f"{run.description}, in {pieces} pieces",
         backend_reason=choice.reason,
         unknowns=analysis.column_count,
         seconds=time.perf_counter() - began,
+        faults=tuple(recovery.faults),
     )
 
 

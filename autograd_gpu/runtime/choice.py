@@ -226,6 +226,24 @@ def in_float64(choice: BackendChoice) -> BackendChoice:
     return replace(choice, device=device, precision=require_float64(device, "float64"))
 
 
+def bytes_of_number(choice: BackendChoice) -> int:
+    """Bytes of a number on the backend."""
+    if choice.backend == "wgsl" and choice.precision != "mixed":
+        from .number_formats import FORMATS
+
+        return 4 * FORMATS[choice.precision].words
+    return 4 if choice.precision == "float32" else 8
+
+
+def bytes_of_elements(choice: BackendChoice, groups: Sequence[BoundGroup]) -> list[int]:
+    """Bytes that an element of each group takes in a session of the choice."""
+    from .streamed_session import bytes_per_element
+
+    real = "float32" if choice.precision == "mixed" else choice.precision
+    kind = choice.backend, real, bytes_of_number(choice), SOLVED
+    return [bytes_per_element(group, *kind) for group in groups]
+
+
 def open_session(
     choice: BackendChoice,
     groups: Sequence[BoundGroup],
@@ -248,11 +266,9 @@ def open_session(
     """
     if choice.backend == "wgsl":
         return _wgsl_session(choice, groups, parameter_count, memory_budget)
-    from .streamed_session import bytes_per_element, within_budget
+    from .streamed_session import within_budget
 
-    number = 4 if choice.precision == "float32" else 8
-    kind = choice.backend, choice.precision, number, SOLVED
-    sizes = [bytes_per_element(group, *kind) for group in groups]
+    number, sizes = bytes_of_number(choice), bytes_of_elements(choice, groups)
     if choice.backend == "jax":
         from .jax_backend import JaxSession, device_name
 
