@@ -1,8 +1,8 @@
-"""Blocks that many elements share, in resident solves: gathered whole, or slice by slice.
+"""Blocks that many elements share: gathered by a team of threads, or summed in two levels.
 
 ``python -m benchmarks.heavy_nodes [--adapter NAME] [--share 1.0] [--only curve,hub] [--out FILE]``.
-Times are those of a linearization with 40 products of conjugate gradients, float32; all groups of a
-problem have the same schedule.
+Times are those of a linearization with 40 products of conjugate gradients (``solve``) and of one
+gradient (``gradient``), float32; all groups of a problem have the same schedule.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from autograd_gpu.meshes import energies
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.schedules import DETERMINISTIC, MATERIALISATIONS, Schedule
 from autograd_gpu.solvers.evaluation import current_parameters
-from autograd_gpu.solvers.schedule_trials import SolveTrials, Stand
+from autograd_gpu.solvers.schedule_trials import GradientTrials, SolveTrials, Stand
 from benchmarks.metrics import RESULTS, Recorder
 
 ROUNDS = 5
@@ -77,16 +77,20 @@ def problems(share: float) -> dict[str, Callable[[], ag.Problem]]:
 
 def measure(record: Recorder, name: str, device: Device, problem: ag.Problem) -> None:
     """Median times of every schedule, each once a round."""
-    parameters = current_parameters(problem)
-    with (
-        SolveTrials(problem.analysis(), device, parameters) as trials,
-        Stand(trials) as stand,
-    ):
+    parameters, analysis = current_parameters(problem), problem.analysis()
+    for opened in (SolveTrials, GradientTrials):
+        with opened(analysis, device, parameters) as trials:
+            compare(record, f"{name}/{trials.purpose}", trials)
+
+
+def compare(record: Recorder, name: str, trials: SolveTrials | GradientTrials) -> None:
+    """Every schedule of one purpose."""
+    with Stand(trials) as stand:
         groups = len(trials.features)
+        # Single products store nothing in two levels.
+        stored = MATERIALISATIONS if trials.purpose == "solve" else MATERIALISATIONS[:1]
         wanted = [
-            (Schedule(materialise=m, accumulate=a),) * groups
-            for m in MATERIALISATIONS
-            for a in DETERMINISTIC
+            (Schedule(materialise=m, accumulate=a),) * groups for m in stored for a in DETERMINISTIC
         ]
         stand.ready(wanted)
         times = [[stand.sample(schedules) for schedules in wanted] for _ in range(ROUNDS)]

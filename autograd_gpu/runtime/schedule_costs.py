@@ -244,7 +244,7 @@ def _two_level(features: GroupFeatures, schedule: Schedule, profile: DeviceProfi
     workgroups = -(-features.elements // schedule.workgroup_size)
     waves = max(1.0, features.elements / profile.threads)
     longest = [_longest(features, place) for place in features.places]
-    listed = max((min(schedule.workgroup_size, v) for v in longest), default=0.0)
+    listed = max((_listed(features, p, schedule) for p in features.places), default=0.0)
     elements = max(
         features.elements * operations / profile.rate(features.precision),
         size * features.elements * (features.data + 3 * contributions) / profile.bytes,
@@ -259,6 +259,15 @@ def _two_level(features: GroupFeatures, schedule: Schedule, profile: DeviceProfi
         nodes += max(walk, size * words / profile.bytes)
     dispatches = 1 + len({p.node_set for p in features.places})
     return dispatches * profile.dispatch + elements + nodes
+
+
+def _listed(features: GroupFeatures, place: PlaceFeatures, schedule: Schedule) -> float:
+    """Additions one after the other in which a workgroup sums what its elements add at a place."""
+    size = schedule.workgroup_size
+    mean = features.elements / max(1, place.nodes)
+    sums = max(1.0, size / mean) * place.columns
+    team = 2.0 ** math.floor(math.log2(max(1.0, size / sums)))
+    return min(size, _longest(features, place)) / team + math.log2(team)
 
 
 def _atomic(features: GroupFeatures, schedule: Schedule, profile: DeviceProfile) -> float:
