@@ -179,6 +179,11 @@ def test_a_software_device_gathers_one_shared_block() -> None:
 
 
 def test_groups_of_a_problem_share_their_workgroups() -> None:
+    """Where estimates are equal, 128 threads for gradients, and 256 for solves: coarse spaces."""
+    features = features_of(two_groups(), 512)[:2]
+    for purpose, size in (("gradient", 128), ("solve", 256)):
+        schedules = ScheduleChooser(purpose, H200)(features)
+        assert {s.workgroup_size for s in schedules} == {size}
     schedules = ScheduleChooser("gradient", H200)(features_of(two_groups(), 512))
     assert len({s.workgroup_size for s in schedules}) == 1
     with pytest.raises(InputError, match="got 5, the problem has 3"):

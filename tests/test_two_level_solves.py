@@ -13,12 +13,13 @@ import pytest
 
 import autograd_gpu as ag
 import workloads
+from adapters_for_tests import native_adapters
 from autograd_gpu.codegen.program import MAX_STORAGE_BUFFERS, MAX_WORKGROUP_SIZE
 from autograd_gpu.codegen.scatter_kernels import SHARED_WORDS
 from autograd_gpu.codegen.solve_layout import Vector, sliced_kinds
 from autograd_gpu.codegen.solve_program import solve_program
 from autograd_gpu.errors import InputError
-from autograd_gpu.runtime import schedule_choice
+from autograd_gpu.runtime import program_runner, schedule_choice
 from autograd_gpu.runtime.device import Device
 from autograd_gpu.runtime.device_solve import DeviceSolve
 from autograd_gpu.runtime.node_orders import NodeOrders
@@ -264,6 +265,15 @@ def test_two_runs_and_two_devices_give_the_same_bits(backend: Backend) -> None:
     assert len(bits) == 1
 
 
+@pytest.mark.wgsl
+def test_slices_beyond_one_row_of_workgroups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_runner, "MAX_WORKGROUPS_PER_DIMENSION", 6)
+    tables = tables_of(oracle("points").problem, two_level())
+    rows, used = divmod(tables.sizes.slices, 6)
+    assert rows > 0 and used > 0
+    check_sums(WGSL[0], "points", [two_level()])
+
+
 # -- solves --------------------------------------------------------------------------------------
 
 
@@ -275,8 +285,14 @@ def remembered(problem: ag.Problem, device: Device, schedule: Schedule) -> None:
     chooser.remember(features, (((schedule,) * len(features), 1.0),))
 
 
-@each_backend
-@pytest.mark.parametrize("name", ["points", "curve"])
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        pytest.param(backend, name, id=f"{backend}-{name}")
+        for backend, name in [(WGSL[0], "points"), *((backend, "curve") for backend in WGSL)]
+    ],
+)
+@pytest.mark.wgsl
 def test_solves_reach_the_minimum_of_the_host_with_the_same_bits(
     backend: Backend, name: str
 ) -> None:
@@ -298,6 +314,23 @@ def test_solves_reach_the_minimum_of_the_host_with_the_same_bits(
     for array, values in found[0].values.items():
         assert values.tobytes() == found[1].values[array].tobytes()
     assert found[0].cost < 0.7 * found[0].initial_cost
+
+
+@pytest.mark.wgsl
+@pytest.mark.parametrize("adapter", native_adapters()[:1])
+def test_constraints_go_with_slices(adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages of an augmented Lagrangian: one block in a heavy group and in a constraint."""
+    monkeypatch.setattr(schedule_choice, "PROFILES", {"software": GPU})
+    problem = workloads.curve_problem(5_000)
+    problem.add_constraint(lambda theta: theta[4] - 0.3, problem.arrays[0])
+    found = ag.solve(
+        problem, backend="wgsl", device=device_on(adapter), linear_solver="pcg",
+        precision="float64-native",
+    )  # fmt: skip
+    assert {k.name for k in found.kernels} >= {"slices_linearize", "slices_product"}
+    want = ag.solve(problem, backend="numba")
+    assert found.cost == pytest.approx(want.cost, rel=1e-8)
+    assert abs(found.values["theta"][0, 4] - 0.3) < 1e-7
 
 
 def test_heavy_nodes_cost_a_dispatch_a_product_and_one_a_linearization() -> None:

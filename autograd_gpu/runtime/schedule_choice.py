@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 FORMAT = "2"
 """Of the entries on disk."""
 
+GRADIENT_WORKGROUP = 128
+"""Threads of a workgroup of gradients where estimates are equal."""
+
 REMEMBERED = 256
 """Measured choices kept in memory."""
 
@@ -164,12 +167,24 @@ class ScheduleChooser:
         )
 
     def _ranked(self, features: GroupFeatures) -> list[Alternative]:
-        """Alternatives with their estimates; ties go to the larger workgroup."""
+        """Alternatives with their estimates; ties go to the larger workgroup.
+
+        But for gradients to workgroups of 128: on an H200 gradients of W1 to W5 are 0 to 9 % faster
+        with them than with 256, and up to 3 % slower. Solves keep 256, which coarse spaces need.
+        """
+        most = GRADIENT_WORKGROUP if self.purpose == "gradient" else math.inf
         found = [
             Alternative(s, estimate(features, s, self.purpose, self.where.profile))
             for s in alternatives(features, self.purpose)
         ]
-        return sorted(found, key=lambda a: (a.estimated, -a.schedule.workgroup_size))
+        return sorted(
+            found,
+            key=lambda a: (
+                a.estimated,
+                a.schedule.workgroup_size > most,
+                -a.schedule.workgroup_size,
+            ),
+        )
 
     # -- measurements --------------------------------------------------------------------------
 
