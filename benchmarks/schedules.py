@@ -54,8 +54,8 @@ FIRST_LOOK = 3
 FASTEST = 4
 """By hand, of which a race finds the best."""
 
-ROUNDS = 15
-"""Of the comparison at the end, each schedule once a round."""
+ROUNDS = {"solve": 15, "gradient": 15, "assembly": 61}
+"""Of the comparison at the end, each schedule once a round; more where other work disturbs."""
 
 ROUNDS_OF_THE_WORST = 3
 
@@ -141,7 +141,9 @@ def measure(record: Recorder, key: str, trials: Trials) -> None:
     tuning = tuned(trials)
     record.add(f"{key}/samples", tuning.samples, "times", note="that ag.tune took")
     with Stand(trials) as stand:
-        found = compare(stand, [best, tuning.schedules, tuning.modelled], ROUNDS)
+        found = compare(
+            stand, [best, tuning.schedules, tuning.modelled], ROUNDS[trials.chooser.purpose]
+        )
         worst = compare(stand, [fastest[-1], tuning.schedules], ROUNDS_OF_THE_WORST)
     for label, schedules in (
         ("best_by_hand", best), ("tuned", tuning.schedules), ("modelled", tuning.modelled)

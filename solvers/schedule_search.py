@@ -27,9 +27,9 @@ class Search:
 
     A race decides by times of its own rounds (`schedule_race`); a tie changes nothing, so what is
     chosen differs from the start only where that is faster. In turns: what is stored and how it is
-    summed, for all groups together and for each alone, the heaviest first, with workgroups of its
-    own where it has kernels of its own; then what all groups share. At last the winner runs against
-    the start, both set up anew.
+    summed, for all groups together; what all groups share; the former for each group alone, the
+    heaviest first, with workgroups of its own where it has kernels of its own; and what all share
+    once more. At last the winner runs against the start, both set up anew.
 
     Args:
         trials: what may be chosen.
@@ -118,6 +118,7 @@ class Search:
             key=lambda k: -estimate(features[k], best[k], self._purpose, profile),
         )
         yield self._together
+        yield self._common
         for k in heaviest:
             yield lambda now, k=k: self._alone(now, k)
         yield self._common

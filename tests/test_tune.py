@@ -163,6 +163,20 @@ def test_groups_get_schedules_of_their_own() -> None:
     assert tuple(s.materialise for s in best) == wanted
 
 
+def test_what_all_share_is_tried_before_single_groups() -> None:
+    """W4's gradient on an H200: a change of one group that pays with 256 threads only is a trap."""
+
+    def cost(schedules: tuple[Schedule, ...]) -> float:
+        wide = schedules[0].workgroup_size == 256
+        stored = sum(s.materialise == "jacobian" for s in schedules)
+        if wide:
+            return {0: 16.4, 1: 16.0}.get(stored, 25.0)
+        return 15.2 + 5.0 * stored
+
+    (best, seconds), *_ = searched(PretendTrials(3, cost), [Schedule()] * 3)
+    assert seconds == 15.2 and {s.workgroup_size for s in best} == {64}
+
+
 def test_groups_with_kernels_of_their_own_get_workgroups_of_their_own() -> None:
     def cost(schedules: tuple[Schedule, ...]) -> float:
         heavy, light = schedules
