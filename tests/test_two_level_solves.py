@@ -98,10 +98,31 @@ def wheel(rim: int = 700) -> ag.Problem:
     return problem
 
 
+def half_edges(rim: int = 300) -> ag.Problem:
+    """A wheel of half-edges, each with its reverse, whose vertices turn: nodes of two arrays."""
+    rng = np.random.default_rng(4)
+    around = np.arange(1, rim + 1)
+    spokes = np.stack([np.zeros(rim, int), around], axis=1)
+    edges = np.concatenate([spokes, np.stack([around, np.roll(around, 1)], axis=1)])
+    first, second = np.concatenate([edges, edges[:, ::-1]]).T
+    p = rng.standard_normal((rim + 1, 3))
+    problem = ag.Problem()
+    x = problem.parameters("x", p + 0.1 * rng.standard_normal(p.shape))
+    r = problem.parameters("r", 0.3 * rng.standard_normal(p.shape))
+
+    def turned(a: ag.Vec3, b: ag.Vec3, turn: ag.Vec3, q: ag.Vec3) -> Any:
+        return (b - a) - ag.meshes.energies.rotate(turn, q)
+
+    problem.add_residuals(turned, x[first], x[second], r[first], p[second] - p[first])
+    problem.add_residuals(lambda a, q: 0.5 * (a - q), x, p, name="anchor")
+    return problem
+
+
 PROBLEMS: MappingProxyType[str, Callable[[], ag.Problem]] = MappingProxyType(
     {
         "points": observed_points,
         "wheel": wheel,
+        "half-edges": half_edges,
         "curve": lambda: workloads.curve_problem(5_000),
     }
 )
@@ -213,10 +234,17 @@ def check_sums(backend: Backend, name: str, schedules: list[Schedule]) -> None:
     z = found[Vector.PRECONDITIONED]
     check(found[Vector.PRODUCT], j.T @ (j @ z), size.T @ (size @ np.abs(z)), "product")
     got, terms, rhs = np.zeros_like(z), np.zeros_like(z), -found[Vector.GRADIENT]
-    base = known.problem.analysis().base
-    for array in known.problem.analysis().arrays:
-        for block in range(array.blocks):
-            at = base[array.name] + block * array.width + np.arange(array.width)
+    analysis = known.problem.analysis()
+    for members in tables.members:
+        arrays = [analysis.arrays[a] for a in members]
+        starts = [analysis.base[a.name] for a in arrays]
+        for block in range(arrays[0].blocks):
+            at = np.concatenate(
+                [
+                    s + block * a.width + np.arange(a.width)
+                    for s, a in zip(starts, arrays, strict=True)
+                ]
+            )
             at = at[free[at]]
             got[at] = j[:, at].T @ (j[:, at] @ z[at])
             terms[at] = size[:, at].T @ (size[:, at] @ np.abs(z[at])) + np.abs(rhs[at])
@@ -243,6 +271,12 @@ def test_sums_of_slices_in_float64_agree_with_the_oracle(backend: Backend) -> No
 @pytest.mark.parametrize("materialise", ["jacobian", "jtj-blocks"])
 def test_slices_load_stored_records(materialise: str) -> None:
     check_sums(WGSL[0], "points", [two_level(materialise)])
+
+
+def test_lists_of_half_edges_and_their_reverses_are_sliced() -> None:
+    tables = tables_of(oracle("half-edges").problem, two_level())
+    sliced = [tables.structure.kinds[k][j] for k, j in sliced_kinds(tables.structure)]
+    assert any(kind.reverse is not None and kind.walked for kind in sliced)
 
 
 @pytest.mark.wgsl
