@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from .ir import Argument, Builder, Graph, evaluate_nodes
 from .scalar import Scalar, user_line
 from .trace import trace_shapes
 from .vector import Matrix, PerItem, Vector, elementwise, vector
+
+if TYPE_CHECKING:
+    from .probes import Probe
 
 LONGEST_UNROLLED_ROW = 32
 """Rows of up to this many items are unrolled, one kernel a length; longer ones are folded, one
@@ -46,15 +49,19 @@ class _UnknownLengthError(TraceError, TypeError):
 
 
 class RowBuilder(Builder):
-    """An arena over long rows; ``count`` and ``position`` are the arguments after the user's."""
+    """An arena over long rows; ``count`` and ``position`` are the arguments after the user's.
 
-    __slots__ = ("_flags", "count", "position")
+    ``probes`` is what ``ag.probe`` named, by name; None where it is to do nothing.
+    """
+
+    __slots__ = ("_flags", "count", "position", "probes")
 
     def __init__(self, arguments: int) -> None:
         super().__init__()
         self.count = arguments
         self.position = arguments + 1
         self._flags = bytearray()
+        self.probes: dict[str, Probe] | None = None
 
     def differs(self, node: int) -> bool:
         """Whether a value differs from item to item."""

@@ -14,9 +14,11 @@ from autograd_gpu.ir import Argument, Graph
 from autograd_gpu.long_rows import (
     LONGEST_UNROLLED_ROW,
     LongRow,
+    RowBuilder,
     check_agreement,
     trace_rows,
 )
+from autograd_gpu.probes import ProbedGraph, probed_graph
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 from autograd_gpu.sequence import unrolled
@@ -59,8 +61,10 @@ def traced_fold(
     long: IndexArray,
     title: str,
     current: Callable[[ParameterArray], FloatArray],
-) -> Graph:
+) -> tuple[Graph, ProbedGraph | None]:
     """The function traced for long rows of any length, compared with itself item by item.
+
+    And what ``ag.probe`` named in it.
 
     ``long`` are the elements with such rows; other arguments as for ``trace_ragged_group``.
     """
@@ -88,11 +92,13 @@ def traced_fold(
     ]
     whole = on_elements(unrolled(fn, items), [_chart(item) for item in plain])
     with named_group(title):
-        graph = trace_rows(on_rows(fn, gathered), arguments, title)
+        builder = RowBuilder(len(arguments))
+        builder.probes = {}
+        graph = trace_rows(on_rows(fn, gathered), arguments, title, builder)
         generator = np.random.default_rng(0)
         samples = [_sample(given, some, generator, current) for given in gathered]
         check_agreement(graph, trace_shapes(whole, described, title), samples)
-    return graph
+    return graph, probed_graph(builder, builder.probes, graph.arguments, title)
 
 
 def on_rows(fn: Callable[..., Any], gathered: Sequence[AnyArgument]) -> Callable[..., Any]:

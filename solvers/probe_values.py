@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 
-from autograd_gpu.codegen.kernel import topology_of
-from autograd_gpu.errors import InputError
-from autograd_gpu.probes import ProbedGraph
+from autograd_gpu.errors import DeviceError, InputError, KernelError
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray
-from autograd_gpu.runtime.choice import BackendChoice, open_session
-from autograd_gpu.solvers.residual_group import ResidualGroup, binding_of, slot_of
+from autograd_gpu.runtime.choice import BackendChoice, choose_backend, open_session
+from autograd_gpu.solvers.probe_groups import element_group, item_group
+from autograd_gpu.solvers.residual_group import ResidualGroup
 
 
 class Probes(Mapping[str, FloatArray]):
@@ -32,7 +32,7 @@ class Probes(Mapping[str, FloatArray]):
         known = ", ".join(map(repr, self._values)) or "none"
         raise InputError(
             f"probes[{name!r}]: there is no such probe, known are: {known}; name a value by "
-            "ag.probe(name, value) in a residual function without rows of more than 32 items"
+            "ag.probe(name, value) in a residual function"
         )
 
     def __contains__(self, name: object) -> bool:
@@ -47,6 +47,21 @@ class Probes(Mapping[str, FloatArray]):
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {values.shape}" for name, values in self._values.items())
         return f"Probes({shapes})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Values of one probe at some elements of a group that the user gave.
+
+    Attributes:
+        elements: their numbers; None for all, in order.
+        label: what distinguishes them from others of another shape: ``length 3``.
+        values: ``(elements, *shape)``.
+    """
+
+    elements: IndexArray | None
+    label: str
+    values: FloatArray
 
 
 def probe_values(
@@ -66,20 +81,28 @@ def probe_values(
     members = [(g, g.probes) for g in groups if g.probes is not None]
     if not members:
         return Probes()
-    parts = [_as_residuals(g, probes, base) for g, probes in members]
-    session = open_session(choice, parts, len(parameters))
-    try:
-        flat = session.residuals(parameters).astype(np.float64)
-    finally:
-        session.close()
-    found: dict[tuple[str, str], list[tuple[ResidualGroup, FloatArray]]] = {}
-    first = 0
-    for (group, probes), part in zip(members, parts, strict=True):
-        size = part.count * part.residual_size
-        rows = flat[first : first + size].reshape(part.count, -1)
-        first += size
-        for name, values in _split(probes, rows):
-            found.setdefault((group.given_as or group.name, name), []).append((group, values))
+    graphs = [(g, p.graph) for g, p in members if p.graph is not None]
+    bound = [element_group(g, graph, base, parameters) for g, graph in graphs]
+    of_group = dict(
+        zip([id(g) for g, _ in graphs], _computed(bound, choice, parameters), strict=True)
+    )
+    nothing = np.zeros((0, 0))
+    parts: list[BoundGroup] = []
+    for group, probes in members:
+        if probes.items is not None:
+            rows = of_group.get(id(group), nothing)
+            folds = rows[:, rows.shape[1] - probes.items.folds :]
+            parts.append(item_group(group, probes.items, folds, base))
+    of_items = iter(_computed(parts, choice, parameters))
+    found: dict[tuple[str, str], list[_Piece]] = {}
+    for group, probes in members:
+        title = group.given_as or group.name
+        for name, values in _split(probes.shapes, of_group.get(id(group), nothing)):
+            piece = _Piece(group.elements, _label(group), values)
+            found.setdefault((title, name), []).append(piece)
+        if probes.items is not None:
+            for name, values in _split(probes.items.shapes, next(of_items)):
+                found.setdefault((title, name), []).extend(_by_length(group, values))
     uses = Counter(name for _, name in found)
     result: dict[str, FloatArray] = {}
     for (title, name), pieces in found.items():
@@ -87,36 +110,72 @@ def probe_values(
     return Probes(result)
 
 
-def _as_residuals(group: ResidualGroup, probes: ProbedGraph, base: Mapping[str, int]) -> BoundGroup:
-    """The probes of a group as a group without derivatives, of the same elements."""
-    arguments = group.arguments[: len(probes.graph.arguments)]
-    slots = [replace(slot_of(a), tangent=0, chart=None) for a in arguments]
-    topology = topology_of(probes.graph, slots)
-    return BoundGroup(
-        name=group.name,
-        topology=topology,
-        count=group.count,
-        bindings=tuple(binding_of(arguments[a], base) for a in topology.arguments),
-        elements=group.elements,
-    )
+def probe_values_at_the_end(
+    groups: Sequence[ResidualGroup],
+    base: Mapping[str, int],
+    choice: BackendChoice,
+    parameters: FloatArray,
+    faults: list[str],
+) -> Probes:
+    """``probe_values`` of a solution, which must not be lost with its device: else by the CPU.
+
+    Args:
+        groups: as for ``probe_values``.
+        base: likewise.
+        choice: likewise.
+        parameters: likewise.
+        faults: what happened is added to it.
+    """
+    try:
+        return probe_values(groups, base, choice, parameters)
+    except (DeviceError, KernelError, MemoryError) as error:
+        if choice.backend not in ("wgsl", "jax"):
+            raise
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        faults.append(f"probes are computed on the CPU: {why}")
+    return probe_values(groups, base, choose_backend("auto", "float64", None, 0), parameters)
 
 
-def _split(probes: ProbedGraph, rows: FloatArray) -> Iterator[tuple[str, FloatArray]]:
+def _computed(
+    groups: Sequence[BoundGroup], choice: BackendChoice, parameters: FloatArray
+) -> list[FloatArray]:
+    """Residuals of each group, ``(count, size)``."""
+    if not groups:
+        return []
+    with closing(open_session(choice, groups, len(parameters))) as session:
+        flat = session.residuals(parameters).astype(np.float64)
+    ends = np.cumsum([g.count * g.residual_size for g in groups])[:-1]
+    return [rows.reshape(g.count, -1) for g, rows in zip(groups, np.split(flat, ends), strict=True)]
+
+
+def _split(
+    shapes: Mapping[str, tuple[int, ...]], rows: FloatArray
+) -> Iterator[tuple[str, FloatArray]]:
     first = 0
-    for name, shape in probes.shapes.items():
+    for name, shape in shapes.items():
         size = int(np.prod(shape, dtype=int))
         yield name, rows[:, first : first + size].reshape(len(rows), *shape)
         first += size
 
 
-def _joined(name: str, pieces: Sequence[tuple[ResidualGroup, FloatArray]]) -> dict[str, FloatArray]:
+def _by_length(group: ResidualGroup, values: FloatArray) -> Iterator[_Piece]:
+    """Values of items, row after row, as ``(elements, length, *shape)`` for each length."""
+    assert group.lengths is not None
+    starts = np.cumsum(group.lengths) - group.lengths
+    for length in np.unique(group.lengths):
+        chosen = np.flatnonzero(group.lengths == length)
+        rows = values[starts[chosen][:, None] + np.arange(length)]
+        yield _Piece(_elements(group)[chosen], f"length {length}", rows)
+
+
+def _joined(name: str, pieces: Sequence[_Piece]) -> dict[str, FloatArray]:
     """Batches of one given group put together, elements in the order given."""
-    if len(pieces) == 1 and pieces[0][0].elements is None:
-        return {name: pieces[0][1]}
-    if len({values.shape[1:] for _, values in pieces}) > 1:
-        return {f"{name} ({_lengths(group)})": values for group, values in pieces}
-    elements = np.concatenate([_elements(group) for group, _ in pieces])
-    values = np.concatenate([values for _, values in pieces])
+    if len(pieces) == 1 and pieces[0].elements is None:
+        return {name: pieces[0].values}
+    if len({piece.values.shape[1:] for piece in pieces}) > 1:
+        return {f"{name} ({piece.label})": piece.values for piece in pieces}
+    elements = np.concatenate([piece.elements for piece in pieces if piece.elements is not None])
+    values = np.concatenate([piece.values for piece in pieces])
     return {name: values[np.argsort(elements, kind="stable")]}
 
 
@@ -124,6 +183,9 @@ def _elements(group: ResidualGroup) -> IndexArray:
     return np.arange(group.count, dtype=np.int64) if group.elements is None else group.elements
 
 
-def _lengths(group: ResidualGroup) -> str:
-    """What distinguishes a batch of a ragged group: the end of its name."""
-    return group.name.rsplit("(", 1)[-1].rstrip(")")
+def _label(group: ResidualGroup) -> str:
+    """What distinguishes a batch of a ragged group: the end of its name, equal lengths once."""
+    label = group.name.rsplit("(", 1)[-1].rstrip(")")
+    lengths = label.removeprefix("lengths ").split(", ")
+    equal = len(lengths) > 1 and len(set(lengths)) == 1
+    return f"length {lengths[0]}" if equal else label

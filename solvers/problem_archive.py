@@ -18,6 +18,7 @@ from autograd_gpu.codegen.kernel import topology_of
 from autograd_gpu.codegen.robust import LossBlocks
 from autograd_gpu.errors import InputError
 from autograd_gpu.graph_documents import graph_document, graph_of_document
+from autograd_gpu.probes import ProbedGraph
 from autograd_gpu.ragged import Ragged
 from autograd_gpu.runtime.batch import FloatArray
 from autograd_gpu.solvers.archive import ArchiveReader, ArchiveWriter
@@ -136,7 +137,22 @@ def _group_document(group: Group, archive: ArchiveWriter) -> dict[str, Any]:
         "given_as": group.given_as,
         "elements": None if group.elements is None else archive.array(group.elements),
         "traced_arguments": group.traced_arguments,
+        "probes": _probes_document(group.probes),
     }
+
+
+def _probes_document(probes: ProbedGraph | None) -> dict[str, Any] | None:
+    if probes is None or probes.graph is None:  # without long rows there is one
+        return None
+    shapes = [[name, list(shape)] for name, shape in probes.shapes.items()]
+    return {"graph": graph_document(probes.graph), "shapes": shapes}
+
+
+def _probes(document: dict[str, Any] | None) -> ProbedGraph | None:
+    if document is None:
+        return None
+    shapes = {name: tuple(shape) for name, shape in document["shapes"]}
+    return ProbedGraph(graph_of_document(document["graph"]), shapes)
 
 
 def _argument_document(argument: AnyArgument, archive: ArchiveWriter) -> dict[str, Any]:
@@ -233,6 +249,7 @@ def _part(
         given_as=document["given_as"],
         loss_scale=document["loss_scale"],
         traced_arguments=document["traced_arguments"],
+        probes=_probes(document.get("probes")),  # files of earlier versions have none
     )
 
 

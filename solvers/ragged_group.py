@@ -157,7 +157,7 @@ def trace_ragged_group(
         )
         parts.append(replace(part, elements=elements, given_as=title))
     if long.any():
-        graph = traced_fold(fn, names, gathered, np.flatnonzero(long), title, current)
+        graph, probes = traced_fold(fn, names, gathered, np.flatnonzero(long), title, current)
         for capacity, elements in classes_of(lengths[:, 0], long):
             part = group_of(
                 graph,
@@ -175,6 +175,7 @@ def trace_ragged_group(
                     traced_arguments=len(gathered),
                     lengths=lengths[elements, 0],
                     capacity=capacity,
+                    probes=probes,
                 )
             )
     first = parts[0]

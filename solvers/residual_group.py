@@ -211,17 +211,14 @@ def trace_group(
     with named_group(title):
         graph = trace_shapes(fn, described, title, builder)
     if builder.samples:
-        if builder.probes:
-            raise TraceError(
-                f"residuals {title!r}: probes {next(iter(builder.probes))!r} and samples a grid; a "
-                "function that samples grids has no probes"
-            )
         if sampled is None or loss is not None:
             raise TraceError(
                 f"residuals {title!r}: samples a grid, which works in residuals without loss; "
                 "apply the loss's weight in the function, or leave it out"
             )
-        return sampled(graph, builder)
+        samples = [Argument(f"sample{k}", ()) for k in range(len(builder.samples))]
+        probes = probed_graph(builder, builder.probes, [*described, *samples], title)
+        return replace(sampled(graph, builder), probes=probes)
     group = group_of(graph, gathered, count, weight, loss, title)
     probes = probed_graph(builder, builder.probes, described, title)
     return replace(group, fn=fn, traced_arguments=len(gathered), probes=probes)

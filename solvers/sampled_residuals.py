@@ -64,6 +64,13 @@ class SampledFunction:
         )
         return both[:, : self.size], np.split(jacobian, np.cumsum(widths)[:-1], axis=2)
 
+    def samples(self, own: Sequence[FloatArray], count: int) -> list[FloatArray]:
+        """What the grids give at the function's own arguments, ``(count,)`` for each sample."""
+        found = _batch(self.coordinates, own, count)
+        d = self.grids[0].dimensions
+        places = found[:, : len(self.grids) * d].reshape(count, len(self.grids), d)
+        return [g.interpolate(places[:, k])[0] for k, g in enumerate(self.grids)]
+
 
 def _batch(graph: Graph, arrays: Sequence[FloatArray], count: int) -> FloatArray:
     """Outputs ``(count, outputs)``; arguments are given by element, or one for all."""

@@ -35,7 +35,7 @@ from autograd_gpu.solvers.linear_solvers import (
 from autograd_gpu.solvers.linearization import Stopwatch
 from autograd_gpu.solvers.methods import METHODS, GradientMethod, check_method, choose_method
 from autograd_gpu.solvers.options import SolverOptions
-from autograd_gpu.solvers.probe_values import probe_values
+from autograd_gpu.solvers.probe_values import probe_values_at_the_end
 from autograd_gpu.solvers.problem import Problem
 from autograd_gpu.solvers.progress import SolveProgress
 from autograd_gpu.solvers.recovery import Recovery, with_damping
@@ -404,6 +404,7 @@ def _solution(
         for g, bound in zip(problem.energies, present.energies, strict=True)
     ]
     final = np.array(outcome.parameters)
+    everything = [*problem.groups, *problem.energies]
     return Solution(
         values=named_values(problem, analysis, outcome.parameters),
         cost=whole.cost,
@@ -427,9 +428,9 @@ def _solution(
         bound_multipliers=whole.bound_multipliers,
         multipliers=whole.multipliers,
         constraint_violation=whole.violation,
+        probes=probe_values_at_the_end(everything, present.base, choice, final, recovery.faults),
         faults=tuple(recovery.faults),
         device_bytes=recovery.device_bytes,
         peak_device_bytes=recovery.peak_device_bytes,
-        probes=probe_values([*problem.groups, *problem.energies], present.base, choice, final),
         costs_of_groups=GroupCosts(lambda: group_costs(residuals, energies, final)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,147 @@ def test_rows_of_varying_length_come_back_in_order() -> None:
     np.testing.assert_array_equal(
         probes["all (length 3)"], [values[indices[a : a + 3], 0] for a in (2, 6)]
     )
+
+
+def attention(own: ag.Vec3, near: Any, weight: Any, scale: Any) -> Any:
+    """What there is to probe over a long row: of elements, of items, and of items by the row."""
+    force = [
+        w * ag.exp(-scale * ag.dot(q - own, q - own)) for q, w in zip(near, weight, strict=True)
+    ]
+    total = ag.probe("total", ag.sum(force))
+    ag.probe("own", own)
+    ag.probe("force", force)
+    ag.probe("share", [f / total for f in force])
+    ag.probe("step", [q - own for q in near])
+    return total - 1.0
+
+
+def long_rows(lengths: list[int]) -> tuple[ag.Problem, dict[str, list[np.ndarray]]]:
+    """A problem over rows, and for each probe a value of every element."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((30, 3))
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    indices = rng.integers(0, 30, indptr[-1])
+    weights = rng.uniform(0.5, 1.5, indptr[-1])
+    problem = ag.Problem()
+    x = problem.parameters("x", values)
+    problem.freeze(x, np.arange(10))
+    selection = x[ag.Ragged(indptr, indices)]
+    own = np.arange(len(lengths)) + 3
+    problem.add_residuals(
+        attention, x[own], selection, ag.Ragged(indptr, weights), 0.7, name="attention"
+    )
+    wanted: dict[str, list[np.ndarray]] = {
+        n: [] for n in ("total", "own", "force", "share", "step")
+    }
+    for e, (a, b) in enumerate(pairwise(indptr)):
+        step = values[indices[a:b]] - values[own[e]]
+        force = weights[a:b] * np.exp(-0.7 * (step**2).sum(axis=1))
+        for name, value in (
+            ("total", force.sum()), ("own", values[own[e]]), ("force", force),
+            ("share", force / force.sum()), ("step", step),
+        ):  # fmt: skip
+            wanted[name].append(np.asarray(value))
+    return problem, wanted
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_over_long_rows(backend: str) -> None:
+    """Rows of one kernel with a loop, in several batches, beside short ones that are unrolled."""
+    lengths = [40, 3, 70, 40, 3, 33, 128]
+    problem, wanted = long_rows(lengths)
+    device = Device(wgsl_adapters()[0]) if backend == "wgsl" else None
+    precision = PRECISION[backend]
+    probes = problem.evaluate(backend=backend, precision=precision, device=device).probes
+    bound = TOLERANCES[precision, GRAPH]
+    for name in ("total", "own"):
+        bound.check(probes[name], np.stack(wanted.pop(name)), name)
+    for name, values in wanted.items():
+        assert {k for k in probes if k.startswith(name)} == {
+            f"{name} (length {n})" for n in set(lengths)
+        }
+        for length in set(lengths):
+            expected = np.stack([v for v, n in zip(values, lengths, strict=True) if n == length])
+            bound.check(probes[f"{name} (length {length})"], expected, f"{name} {length}")
+    if device is not None:
+        device.close()
+
+
+def test_over_long_rows_of_one_length() -> None:
+    problem, wanted = long_rows([50, 50])
+    probes = ag.solve(
+        problem, backend="numba", options=ag.LevenbergMarquardtOptions(max_iterations=0)
+    ).probes
+    assert set(probes) == set(wanted)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(probes[name], np.stack(values), rtol=1e-12)
+    # New data are seen as well.
+    rows = problem.evaluate(backend="numba").probes["force"]
+    problem.update(data={"attention": {"weight": np.full(100, 2.0)}})
+    again = problem.evaluate(backend="numba").probes["force"]
+    assert again.shape == rows.shape and not np.allclose(again, rows)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("weight", [None, 2.0])
+def test_beside_samples_of_a_grid(backend: str, weight: float | None) -> None:
+    rng = np.random.default_rng(2)
+    image = ag.Grid2D(rng.standard_normal((12, 15)), spacing=0.5)
+    points = rng.uniform(0.5, 5.0, (9, 2))
+    levels = rng.standard_normal(9)
+
+    def level(p: Any, wanted: Any) -> Any:
+        seen = ag.probe("seen", image(p.x, p.y))
+        ag.probe("off", [seen - wanted, 2.0 * p.x])
+        return seen - wanted
+
+    problem = ag.Problem()
+    x = problem.parameters("x", points)
+    problem.add_residuals(level, x, levels, weight=weight, name="image")
+    device = Device(wgsl_adapters()[0]) if backend == "wgsl" else None
+    precision = PRECISION[backend]
+    probes = problem.evaluate(backend=backend, precision=precision, device=device).probes
+    seen = image(points)
+    bound = TOLERANCES[precision, GRAPH]
+    bound.check(probes["seen"], seen, "seen")
+    bound.check(probes["off"], np.stack([seen - levels, 2.0 * points[:, 0]], axis=1), "off")
+    if device is not None:
+        device.close()
+
+
+def test_probes_are_saved_with_a_problem(tmp_path: Path) -> None:
+    problem = springs()
+    problem.save(tmp_path / "springs.zip")
+    found = ag.Problem.load(tmp_path / "springs.zip").evaluate(backend="numpy").probes
+    for name, values in problem.evaluate(backend="numpy").probes.items():
+        assert np.array_equal(found[name], values)
+    ragged, _ = long_rows([2, 3, 2])
+    ragged.save(tmp_path / "rows.zip")
+    found = ag.Problem.load(tmp_path / "rows.zip").evaluate(backend="numpy").probes
+    wanted = ragged.evaluate(backend="numpy").probes
+    assert set(found) == set(wanted) and "step (length 3)" in found
+    for name in wanted:
+        assert np.array_equal(found[name], wanted[name])
+
+
+@pytest.mark.wgsl
+def test_a_solution_is_not_lost_for_its_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(wgsl_adapters()[0])
+    options = ag.LevenbergMarquardtOptions(max_iterations=3)
+
+    def lose(record: Any) -> None:
+        if record.iteration == 3:
+            device.wgpu_device.destroy()
+
+    solution = ag.solve(
+        springs(), backend="wgsl", precision="float32", device=device, linear_solver="pcg",
+        options=options, callback=lose,
+    )  # fmt: skip
+    assert solution.iterations == 3
+    assert "probes are computed on the CPU" in solution.faults[-1]
+    wanted = expected(springs(), solution.values["x"])
+    np.testing.assert_allclose(solution.probes["length"], wanted["length"], rtol=1e-6)
+    device.close()
 
 
 def test_a_name_of_two_groups_says_which() -> None:
