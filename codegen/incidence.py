@@ -73,6 +73,8 @@ class GroupStructure:
         slots: where each slot lives; None for data.
         stored: a record is kept per element: residuals and Jacobian …
         blocks: … or, if this is given, entries of JᵀJ and Jᵀr.
+        stage_cost: what records and trial residuals are cut by, see ``element_stages``; None if
+            not at all.
     """
 
     kernel: Kernel
@@ -80,6 +82,7 @@ class GroupStructure:
     slots: tuple[NodeSlot | None, ...]
     stored: bool
     blocks: BlockRecord | None = None
+    stage_cost: int | None = None
 
     @property
     def places(self) -> tuple[NodeSlot, ...]:
@@ -208,7 +211,8 @@ class SolveStructure:
 def group_key(group: GroupStructure) -> str:
     """Text that stands for a group; equal for equal groups, in every process."""
     by_blocks = group.blocks is not None
-    return repr((group.kernel.key, group.residual.key, group.slots, group.stored, by_blocks))
+    how = (group.stored, by_blocks, group.stage_cost)
+    return repr((group.kernel.key, group.residual.key, group.slots, *how))
 
 
 def structure_key(structure: SolveStructure) -> str:

@@ -18,11 +18,11 @@ linear systems", s = 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
 from autograd_gpu.codegen.block_factor import block_factor, lower_index
+from autograd_gpu.codegen.element_kernels import linearize_elements, trial_elements
 from autograd_gpu.codegen.incidence import (
     SolveStructure,
     block_pattern,
@@ -32,12 +32,11 @@ from autograd_gpu.codegen.incidence import (
 )
 from autograd_gpu.codegen.printer import print_statements
 from autograd_gpu.codegen.slice_kernels import slice_kernel, with_slices
-from autograd_gpu.codegen.solve_layout import group_row, set_row, sliced_kinds
+from autograd_gpu.codegen.solve_layout import set_row, sliced_kinds
 from autograd_gpu.codegen.solve_texts import (
     Body,
     SolveKernel,
     common_context,
-    element_body,
     incidence_body,
     kept_kernels,
     mentions,
@@ -183,51 +182,8 @@ def record_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
     return kept_kernels(
         "record kernels",
         structure_key(structure),
-        lambda: by_size(structure, linearize_elements),
+        lambda: linearize_elements(structure),
     )
-
-
-def by_size(
-    structure: SolveStructure, make: Callable[[SolveStructure, int], SolveKernel | None]
-) -> list[SolveKernel]:
-    """A kernel over elements for each size of their workgroups, where there is one."""
-    made = [make(structure, size) for size in structure.element_classes]
-    return [kernel for kernel in made if kernel is not None]
-
-
-def element_kernel_name(structure: SolveStructure, name: str, size: int) -> str:
-    """Name of a kernel over elements for one size of their workgroups."""
-    return name if len(structure.element_classes) == 1 else f"{name}_{size}"
-
-
-def _element_context(structure: SolveStructure, name: str, size: int) -> dict[str, Any]:
-    """What templates of kernels over elements use."""
-    return {
-        **common_context(structure, element_kernel_name(structure, name, size)),
-        "workgroup_size": size,
-        "first_row": group_row(structure, structure.element_classes[size][0]),
-    }
-
-
-def linearize_elements(structure: SolveStructure, size: int) -> SolveKernel | None:
-    """Records of the groups of one size that store them; None if there is no such group."""
-    groups: list[dict[str, Any]] = []
-    for g in structure.element_classes[size]:
-        group = structure.groups[g]
-        if group.stored:
-            # The kernel's graph begins with residuals, a record ends with them.
-            m = 0 if group.blocks else group.kernel.residual_size
-            graph = group.blocks.graph if group.blocks else group.kernel.graph
-            body = element_body(structure, g, graph)
-            words = tuple(text for _, text in body.outputs)
-            quads = quads_of((*words[m:], *words[:m]), structure.real.zero)
-            groups.append({"body": body, "quads": quads})
-    if not groups:
-        return None
-    context = _element_context(structure, "linearize_elements", size)
-    context["groups"] = groups
-    buffers = {"tables": False, "parameters": False, "jacobian": True, "state": False}
-    return render_kernel(context["name"], "solve/linearize_elements", buffers, context)
 
 
 def trial_step(structure: SolveStructure) -> SolveKernel:
@@ -236,19 +192,6 @@ def trial_step(structure: SolveStructure) -> SolveKernel:
     return render_kernel(
         "trial_step", "solve/trial_step", buffers, common_context(structure, "trial_step")
     )
-
-
-def trial_elements(structure: SolveStructure, size: int) -> SolveKernel:
-    """Cost at the trial point and its change, in difference form; of the groups of one size."""
-    groups: list[dict[str, Any]] = []
-    for g in structure.element_classes[size]:
-        group = structure.groups[g]
-        body = element_body(structure, g, group.residual.graph)
-        groups.append({"body": body, "residuals": group.kernel.residual_size, "position": g})
-    context = _element_context(structure, "trial_elements", size)
-    context["groups"] = groups
-    buffers = {"tables": False, "parameters": False, "partials": True, "state": False}
-    return render_kernel(context["name"], "solve/trial_elements", buffers, context)
 
 
 def decide(structure: SolveStructure) -> SolveKernel:
@@ -291,10 +234,7 @@ def element_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
     return kept_kernels(
         "element kernels",
         structure_key(structure),
-        lambda: [
-            *by_size(structure, linearize_elements),
-            *by_size(structure, trial_elements),
-        ],
+        lambda: [*linearize_elements(structure), *trial_elements(structure)],
     )
 
 

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from autograd_gpu.codegen.element_kernels import element_kernel_name, stage_names
+from autograd_gpu.codegen.element_stages import cell_quads
 from autograd_gpu.codegen.incidence import WORKGROUP_SIZE, SolveStructure, factor_words
 from autograd_gpu.codegen.program import (
     BindingKind,
@@ -21,7 +23,6 @@ from autograd_gpu.codegen.program import (
 )
 from autograd_gpu.codegen.slice_kernels import slice_stride
 from autograd_gpu.codegen.solve_kernels import (
-    element_kernel_name,
     gradient_kernels,
     solve_kernels,
 )
@@ -128,12 +129,16 @@ class SolveSizes:
         return sum(padded(self.elements[g], size) for g in groups)
 
     @property
-    def jacobian_bases(self) -> list[int]:
-        """First quad of each group's stored records; the last entry is the total."""
+    def record_quads(self) -> int:
+        """Quads of all stored records."""
         groups = self.structure.groups
-        return running_total(
-            [n * g.record_quads for n, g in zip(self.elements, groups, strict=True)]
-        )
+        return sum(n * g.record_quads for n, g in zip(self.elements, groups, strict=True))
+
+    @property
+    def jacobian_bases(self) -> list[int]:
+        """First quad of each group's records, behind which its cells lie; the last is the total."""
+        sizes = [g.record_quads + cell_quads(g) for g in self.structure.groups]
+        return running_total([n * size for n, size in zip(self.elements, sizes, strict=True)])
 
     @property
     def partial_bases(self) -> tuple[int, int, int, int, int]:
@@ -202,7 +207,7 @@ def _of_step(sizes: SolveSizes) -> tuple[str, ...]:
 def element_dispatches(
     sizes: SolveSizes, kernels: Mapping[str, SolveKernel], what: str
 ) -> list[DispatchSpec]:
-    """Of the kernels over elements called ``what``, one for each size of their workgroups."""
+    """Of the kernels over elements called ``what``, for each size of their workgroups in turn."""
     structure = sizes.structure
     return [
         DispatchSpec(
@@ -211,7 +216,7 @@ def element_dispatches(
             invocations=max(1, sizes.element_invocations(size)),
         )
         for size in structure.element_classes
-        if (name := element_kernel_name(structure, what, size)) in kernels
+        for name in stage_names(element_kernel_name(structure, what, size), kernels)
     ]
 
 

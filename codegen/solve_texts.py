@@ -138,6 +138,11 @@ class Loader:
         quad = self.once(f"j_{k // 4}", f"jacobian[{base} + {k // 4}u]")
         return f"{quad}.{'xyzw'[k % 4]}"
 
+    def cell(self, k: int) -> str:
+        """Cell ``k`` that an earlier stage left; cells of adjacent elements are adjacent."""
+        quad = self.once(f"s_{k // 4}", f"jacobian[s + {k // 4}u * c.z]")
+        return f"{quad}.{'xyzw'[k % 4]}"
+
     def data(self, slot: int, component: int) -> str:
         """A number of a data slot."""
         column, name = ("data", slot, component), f"d{slot}_{component}"
@@ -348,11 +353,13 @@ def mentions(bodies: list[Body], word: str) -> bool:
 
 
 def element_body(structure: SolveStructure, g: int, graph: Graph) -> Body:
-    """What one element computes from the parameters of half ``half``."""
+    """What one element computes from the parameters of half ``half``, and cells behind ``s``."""
     group = structure.groups[g]
     loader = Loader(structure, group, element_columns(group), "e")
 
     def leaf(slot: int, k: int) -> str:
+        if slot >= len(group.slots):
+            return loader.cell(k)
         node = group.slots[slot]
         if node is None:
             return loader.data(slot, k)

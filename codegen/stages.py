@@ -10,7 +10,7 @@ intermediate buffer or computed again there. Which of the two is a minimum cut, 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -19,10 +19,16 @@ from types import MappingProxyType
 from autograd_gpu.codegen.kernel import Kernel
 from autograd_gpu.codegen.rematerialization import rematerialize
 from autograd_gpu.ir import Argument, Builder, Graph, Node
-from autograd_gpu.ops import BOOL
+from autograd_gpu.ops import BOOL, NODE_OPS
 
 OP_BUDGET = MappingProxyType({"wgsl": 4096, "numba": 16_384})
 """Operations of one kernel text, at most, by target; targets that are not named are never cut."""
+
+
+Keep = Callable[
+    [Sequence[Node], Sequence[int], Collection[int]], tuple[Sequence[int], Sequence[int]]
+]
+"""(arena, values needed, values stored before) -> values to load, values to compute again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +88,69 @@ def _op_count(nodes: Sequence[Node]) -> int:
     return sum(bool(node.args) for node in nodes)
 
 
-def cut(graph: Graph, budget: int) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a graph is cut.
+
+    Attributes:
+        keep: what to load and what to compute again at a boundary.
+        by_cost: count an operation by what it costs.
+        least: part of the budget that a stage has at least, but for the last one.
+        last: parts of the budget that the last stage may have.
+        outputs_last: all outputs are those of the last stage.
+        in_quads: cells 4q to 4q + 3 are all stored by one stage, and mostly read by the same.
+    """
+
+    keep: Keep = rematerialize
+    by_cost: bool = False
+    least: float = 0.5
+    last: float = 1.0
+    outputs_last: bool = False
+    in_quads: bool = False
+
+
+PLAIN = Style()
+
+
+def cut(graph: Graph, budget: int, style: Style = PLAIN) -> Plan:
     """Stages of about ``budget`` operations each, with what they store and compute again."""
-    bounds = _boundaries(graph, budget)
-    needed = [_read_from_before(graph.nodes, *bound) for bound in bounds]
+    bounds = _boundaries(graph, budget, style)
+    last = graph.outputs if style.outputs_last else ()
+    needed = [
+        _read_from_before(graph.nodes, *bound, last if bound == bounds[-1] else ())
+        for bound in bounds
+    ]
     alive = {v for values in needed for v in values}
-    loads: list[list[int]] = []
-    again: list[list[int]] = []
+    loads: list[Sequence[int]] = []
+    again: list[Sequence[int]] = []
     stored: set[int] = set()
     for values in needed:
-        loaded, recomputed = rematerialize(graph.nodes, values, stored)
+        loaded, recomputed = style.keep(graph.nodes, values, stored)
         loads.append(loaded)
         again.append(recomputed)
         stored.update(loaded)
     if len(stored) > len(alive):  # cuts of several boundaries may differ in what they store
-        loads, again, stored = needed, [[] for _ in needed], alive
-    cells, count = _allot(bounds, loads, stored)
+        loads, again, stored = [*needed], [() for _ in needed], alive
+    cells, count = (_allot_quads if style.in_quads else _allot)(bounds, loads, stored)
     stages = tuple(
-        _stage(graph, bound, loads[k], again[k], cells, count) for k, bound in enumerate(bounds)
-    )
+        _stage(
+            graph, bound, _outputs_of(graph, bound, bounds[-1] if style.outputs_last else None),
+            loads[k], again[k], cells, count,
+        )
+        for k, bound in enumerate(bounds)
+    )  # fmt: skip
     return Plan(stages, count, len(stored), len(alive))
 
 
-def _boundaries(graph: Graph, budget: int) -> list[tuple[int, int]]:
-    """Ranges of nodes, each of half to all of the budget, that end where few values are alive."""
+def _outputs_of(graph: Graph, bound: tuple[int, int], last: tuple[int, int] | None) -> list[int]:
+    """Positions of the outputs of a stage: those made there, or all if it is the last."""
+    if last is None:
+        return [k for k, o in enumerate(graph.outputs) if bound[0] <= o < bound[1]]
+    return [*range(len(graph.outputs))] if bound == last else []
+
+
+def _boundaries(graph: Graph, budget: int, style: Style) -> list[tuple[int, int]]:
+    """Ranges of nodes, each within the budget, that end where few values are alive."""
     nodes = graph.nodes
     last = list(range(len(nodes)))
     for k, node in enumerate(nodes):
@@ -113,7 +158,8 @@ def _boundaries(graph: Graph, budget: int) -> list[tuple[int, int]]:
             last[a] = k
     change, ops = [0] * (len(nodes) + 2), [0]
     for k, node in enumerate(nodes):
-        ops.append(ops[-1] + bool(node.args))
+        count = bool(node.args)
+        ops.append(ops[-1] + (NODE_OPS[node.op].cost if count and style.by_cost else count))
         if node.args:
             change[k + 1] += 1
             change[last[k] + 1] -= 1
@@ -121,9 +167,10 @@ def _boundaries(graph: Graph, budget: int) -> list[tuple[int, int]]:
     bounds: list[tuple[int, int]] = []
     start = 0
     while start < len(nodes):
-        low = bisect_left(ops, ops[start] + max(1, budget // 2))
-        high = bisect_right(ops, ops[start] + budget) - 1
-        if high >= len(nodes):
+        low = bisect_left(ops, ops[start] + max(1, int(style.least * budget)))
+        high = max(start + 1, bisect_right(ops, ops[start] + budget) - 1)
+        low = min(low, high)
+        if ops[-1] - ops[start] <= style.last * budget or high >= len(nodes):
             stop = len(nodes)
         else:
             # The latest of the narrowest places: fewer stages.
@@ -133,9 +180,12 @@ def _boundaries(graph: Graph, budget: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def _read_from_before(nodes: Sequence[Node], start: int, stop: int) -> list[int]:
-    """Values that nodes ``start`` to ``stop`` read and that are computed before them."""
+def _read_from_before(
+    nodes: Sequence[Node], start: int, stop: int, outputs: Sequence[int]
+) -> list[int]:
+    """Values that nodes ``start`` to ``stop`` read, and ``outputs``, that are computed before."""
     read = {a for node in nodes[start:stop] for a in node.args if a < start and nodes[a].args}
+    read.update(o for o in outputs if o < start and nodes[o].args)
     return sorted(read)
 
 
@@ -144,10 +194,7 @@ def _allot(
 ) -> tuple[dict[int, int], int]:
     """Cell of each stored value, and the number of cells; a cell is free after its last reader."""
     last_reader = {v: k for k, values in enumerate(loads) for v in values}
-    home: list[list[int]] = [[] for _ in bounds]
-    starts = [start for start, _ in bounds]
-    for v in sorted(stored):
-        home[bisect_right(starts, v) - 1].append(v)
+    home = _homes(bounds, stored)
     cells: dict[int, int] = {}
     free: list[int] = []
     count = 0
@@ -162,9 +209,46 @@ def _allot(
     return cells, count
 
 
+def _homes(bounds: Sequence[tuple[int, int]], stored: set[int]) -> list[list[int]]:
+    """The stored values that each stage makes, in order."""
+    home: list[list[int]] = [[] for _ in bounds]
+    starts = [start for start, _ in bounds]
+    for v in sorted(stored):
+        home[bisect_right(starts, v) - 1].append(v)
+    return home
+
+
+def _allot_quads(
+    bounds: Sequence[tuple[int, int]], loads: Sequence[Sequence[int]], stored: set[int]
+) -> tuple[dict[int, int], int]:
+    """Like `_allot`, by fours: what a stage makes for the same readers lies together."""
+    readers: dict[int, list[int]] = {v: [] for v in stored}
+    for k, values in enumerate(loads):
+        for v in values:
+            readers[v].append(k)
+    cells: dict[int, int] = {}
+    free: list[int] = []
+    busy: dict[int, int] = {}  # quad -> stage that reads it last
+    count = 0
+    for k, values in enumerate(_homes(bounds, stored)):
+        for quad in [quad for quad, last in busy.items() if last == k]:
+            free.append(quad)
+            del busy[quad]
+        ordered = sorted(values, key=lambda v: (readers[v], v))
+        for first in range(0, len(ordered), 4):
+            if not free:
+                free.append(count)
+                count += 1
+            quad, members = free.pop(), ordered[first : first + 4]
+            cells.update({v: 4 * quad + lane for lane, v in enumerate(members)})
+            busy[quad] = max(readers[v][-1] for v in members)
+    return cells, 4 * count
+
+
 def _stage(
     graph: Graph,
     bound: tuple[int, int],
+    outputs: Sequence[int],
     loads: Sequence[int],
     again: Sequence[int],
     cells: dict[int, int],
@@ -196,7 +280,9 @@ def _stage(
     for k in range(start, stop):
         if k not in new:
             build(k)
-    outputs = [k for k, o in enumerate(graph.outputs) if start <= o < stop]
+    for k in outputs:
+        if graph.outputs[k] not in new:  # a leaf before the last stage
+            build(graph.outputs[k])
     kept = sorted(v for v in cells if start <= v < stop)
     one, zero = b.constant(1.0), b.constant(0.0)
     written = [

@@ -166,7 +166,7 @@ def schedules_of(tables: NodeTables) -> str:
 def _iteration_words(sizes: SolveSizes) -> int:
     """Words that an iteration moves, about, with the dispatches as words."""
     dispatches = len(sizes.nodes) + 1
-    numbers = _VECTORS * sizes.components + 4 * (sizes.factor_bases[-1] + sizes.jacobian_bases[-1])
+    numbers = _VECTORS * sizes.components + 4 * (sizes.factor_bases[-1] + sizes.record_quads)
     return _DISPATCH_WORDS * dispatches + numbers + sizes.table_words
 
 
@@ -178,6 +178,6 @@ def _correction_words(sizes: CoarseSizes) -> int:
 
 def _coarse_words(sizes: CoarseSizes) -> int:
     """Words and dispatches of making and inverting the coarse matrix."""
-    elements = 4 * sizes.solve.jacobian_bases[-1] + sizes.solve.table_words
+    elements = 4 * sizes.solve.record_quads + sizes.solve.table_words
     steps = sizes.inversion_steps
     return _DISPATCH_WORDS * (steps + 4) + elements + 2 * steps * sizes.unknowns**2

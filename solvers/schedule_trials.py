@@ -193,10 +193,12 @@ class _DeviceTrials(Closing):
         self._device = device
         self._parameters = parameters
         layouts = array_layouts(analysis)
+        where = identity_of(device)
+        first = ScheduleChooser("solve", where, (Schedule(),))
         self._tables = NodeTables(
-            layouts, analysis.groups, parameters, schedules=[Schedule()], precision=precision
+            layouts, analysis.groups, parameters, schedules=first, precision=precision
         )
-        self.chooser = ScheduleChooser(self.purpose, identity_of(device))
+        self.chooser = ScheduleChooser(self.purpose, where)
         self.features = [self._tables.features(g, precision) for g in range(len(analysis.groups))]
         self._warmth = Warmth(needed=not device.adapter.is_software)
 

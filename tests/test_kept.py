@@ -208,10 +208,10 @@ def test_the_digest_covers_modules_and_templates() -> None:
 def test_keys_name_every_field_that_text_depends_on() -> None:
     """A field added to one of these belongs into ``group_key`` or ``structure_key`` as well."""
     names = {f.name for f in fields(GroupStructure)}
-    assert names == {"kernel", "residual", "slots", "stored", "blocks"}
+    assert names == {"kernel", "residual", "slots", "stored", "blocks", "stage_cost"}
     names = {f.name for f in fields(SolveStructure)}
     assert names == {
-        "node_sets", "groups", "kinds", "damping", "workgroup_size", "precision",
+        "node_sets", "groups", "kinds", "damping", "workgroup_size", "element_sizes", "precision",
     }  # fmt: skip
     assert {f.name for f in fields(CoarseStructure)} == {"solve", "modes"}
     assert {f.name for f in fields(OperatorStructure)} == {"solve", "accumulations", "teams"}

@@ -94,6 +94,7 @@ class NodeIncidences(NodeOrders):
             fixed = None if schedules is None else tuple(schedules)
             schedules = ScheduleChooser("solve", identity_of(None), fixed)
         features = [self.features(g, precision) for g in range(len(self.groups))]
+        self._stage_cost = schedules.where.profile.stage_cost
         decisions = schedules.decide(features)
         self.schedule_sources = tuple(dict.fromkeys(d.source for d in decisions))
         self._resident = schedules.purpose == "solve"
@@ -103,7 +104,10 @@ class NodeIncidences(NodeOrders):
         """Set ``schedules``, ``structure`` and ``incidences``."""
         self.schedules = tuple(schedules)
         size, element_sizes = self._workgroup_sizes(schedules)
-        structures = [self.group_structure(g, s.materialise) for g, s in enumerate(schedules)]
+        structures = [
+            self.group_structure(g, s.materialise, self._stage_cost)
+            for g, s in enumerate(schedules)
+        ]
         kinds: list[list[Kind]] = [[] for _ in self.sets]
         self.incidences: list[list[Incidences]] = [[] for _ in self.sets]
         self.slices: list[list[Slices | None]] = [[] for _ in self.sets]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd_gpu.codegen.element_parts import block_record
+from autograd_gpu.codegen.element_stages import stage_cost
 from autograd_gpu.codegen.incidence import GroupStructure, NodeSlot
 from autograd_gpu.codegen.kernel import Product
 from autograd_gpu.runtime.batch import BoundGroup, FloatArray, IndexArray, ParameterBinding
@@ -187,8 +188,16 @@ class NodeOrders:
         nodes = self.nodes[g][place]
         return int(np.bincount(nodes).max()) if nodes.size else 0
 
-    def group_structure(self, g: int, materialise: str) -> GroupStructure:
-        """What generated text needs to know of group ``g``."""
+    def group_structure(
+        self, g: int, materialise: str, longest: int | None = None
+    ) -> GroupStructure:
+        """What generated text needs to know of group ``g``.
+
+        Args:
+            g: which group.
+            materialise: what is stored of an element.
+            longest: cost of a stage of a large residual function; None for one text.
+        """
         bound = self.groups[g]
         kernel = bound.kernel(Product.RESIDUAL_JACOBIAN)
         slots: list[NodeSlot | None] = []
@@ -212,8 +221,10 @@ class NodeOrders:
             stored=varies and materialise != "nothing",
         )
         if structure.stored and materialise == "jtj-blocks":
-            return replace(structure, blocks=block_record(structure))
-        return structure
+            structure = replace(structure, blocks=block_record(structure))
+        if longest is None:
+            return structure
+        return replace(structure, stage_cost=stage_cost(structure, longest, bound.count))
 
     def width_of(self, node_set: int) -> int:
         """Components of a node of a set."""

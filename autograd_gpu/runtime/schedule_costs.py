@@ -58,6 +58,8 @@ class DeviceProfile:
         contended_swap: as ``contended``, by compare and swap.
         native: operations of float32 that one of the device's own float64 takes.
         emulated: the same of double-float.
+        stage_cost: weighted operations of a text that the driver compiles as fast as others beside
+            it; larger ones of a resident solve are cut (``codegen.element_stages``). None: never.
     """
 
     kind: str
@@ -76,6 +78,7 @@ class DeviceProfile:
     contended_swap: float
     native: float
     emulated: float
+    stage_cost: int | None
 
     def rate(self, precision: str) -> float:
         """Weighted operations a second in a precision."""
@@ -87,6 +90,7 @@ GPU = DeviceProfile(
     kind="gpu", operations=1.5e13, bytes=3e12, threads=270_000, step=0.2e-6, operation=2.5e-9,
     dispatch=6e-6, load=1.2e-7, shared=12.0, shared_step=2e-8, atomics=1.1e11, contended=8e-9,
     swaps=2.9e10, contended_swap=7e-6, native=10.0, emulated=20.0,
+    stage_cost=700,
 )  # fmt: skip
 """NVIDIA H200: W1 to W5 at level 7 (schedules.json), and springs, bundle adjustment and a curve
 (accumulation.json). What it takes is the fastest of all schedules by hand but for products of W4
@@ -98,6 +102,7 @@ SOFTWARE = DeviceProfile(
     kind="software", operations=1.2e10, bytes=1e10, threads=16, step=0.0, operation=0.0,
     dispatch=33e-6, load=0.0, shared=45.0, shared_step=0.0, atomics=2e8, contended=0.0, swaps=1e8,
     contended_swap=0.0, native=1.4, emulated=8.0,
+    stage_cost=None,
 )  # fmt: skip
 """llvmpipe on two cores, from the same curve and one with 1024 blocks."""
 
