@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autograd_gpu.runtime.batch import FloatArray, IndexArray
 
@@ -65,35 +66,39 @@ def hilbert_order(points: FloatArray) -> IndexArray:
 
 def _curve_positions(points: FloatArray) -> IndexArray:
     """Place on the curve of points in the unit cube."""
-    cells = (points * ((1 << HILBERT_BITS) - 1)).astype(np.int64)
+    cells = (points * ((1 << HILBERT_BITS) - 1)).astype(np.int32)
     axes = [cells[:, k].copy() for k in range(cells.shape[1])]
     _to_transposed(axes)
     key = np.zeros(len(points), np.int64)
     for bit in range(HILBERT_BITS - 1, -1, -1):
         for axis in axes:
-            key = (key << 1) | ((axis >> bit) & 1)
+            key <<= 1
+            key |= (axis >> bit) & 1
     return key
 
 
-def _to_transposed(axes: list[IndexArray]) -> None:
+def _to_transposed(axes: list[NDArray[np.int32]]) -> None:
     """Turn coordinates, in place, into the bits of the Hilbert index, one word per axis."""
-    q = 1 << (HILBERT_BITS - 1)
-    while q > 1:
-        p = q - 1
+    first, last = axes[0], axes[-1]
+
+    def low_bits(axis: NDArray[np.int32], bit: int) -> NDArray[np.int32]:
+        """The bits below ``bit``, all of them where that one is set, and none elsewhere."""
+        return -((axis >> bit) & 1) & ((1 << bit) - 1)
+
+    for bit in range(HILBERT_BITS - 1, 0, -1):
         for axis in axes:
-            inverted = (axis & q) != 0
-            # Exchange the low bits with the first axis, or invert the first axis's.
-            t = np.where(inverted, 0, (axes[0] ^ axis) & p)
-            axes[0] ^= np.where(inverted, p, t)
-            axis ^= t if axis is not axes[0] else np.int64(0)
-        q >>= 1
+            # Invert the low bits of the first axis, or exchange them with this one's.
+            inverted = low_bits(axis, bit)
+            if axis is not first:
+                exchanged = (first ^ axis) & ((1 << bit) - 1) & ~inverted
+                first ^= exchanged
+                axis ^= exchanged
+            first ^= inverted
     for k in range(1, len(axes)):
         axes[k] ^= axes[k - 1]
-    t = np.zeros_like(axes[0])
-    q = 1 << (HILBERT_BITS - 1)
-    while q > 1:
-        t = np.where((axes[-1] & q) != 0, t ^ (q - 1), t)
-        q >>= 1
+    t = np.zeros_like(first)
+    for bit in range(HILBERT_BITS - 1, 0, -1):
+        t ^= low_bits(last, bit)
     for axis in axes:
         axis ^= t
 
