@@ -316,7 +316,7 @@ def value_and_jacobian(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
     b = Builder(RULES)
     values, entries = b.absorb(graph.nodes), b.absorb(derivative.nodes)
     outputs = [values[o] for o in graph.outputs] + [entries[o] for o in derivative.outputs]
-    return simplify(Graph.build(b, outputs, graph.arguments, None, f"{graph.name}_with_jacobian"))
+    return factored(Graph.build(b, outputs, graph.arguments, None, f"{graph.name}_with_jacobian"))
 
 
 def jvp(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:

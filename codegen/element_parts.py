@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from autograd_gpu.codegen.block_factor import lower_index
 from autograd_gpu.codegen.element_blocks import BlockRecord, Key, Term, record_terms
 from autograd_gpu.ir import ARGUMENT_LEAVES, Argument, Builder, Graph
-from autograd_gpu.rewrite import RULES, simplify
+from autograd_gpu.rewrite import RULES, factored
 
 if TYPE_CHECKING:
     from autograd_gpu.codegen.incidence import GroupStructure, NodeSlot
@@ -101,7 +101,7 @@ class ElementParts:
             Argument("residual", (max(1, self.group.stored_residuals),)),
             *extra,
         ]
-        return simplify(Graph.build(self.builder, outputs, arguments, None, name))
+        return factored(Graph.build(self.builder, outputs, arguments, None, name))
 
 
 @dataclass(frozen=True, slots=True)
