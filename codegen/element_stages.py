@@ -26,10 +26,11 @@ CELL_NUMBERS = 1 << 24
 take in memory and in time must stay small beside the compiler's time."""
 
 WHOLE = 2
-"""Up to so many times the cost of a stage there is one text."""
+"""A group whose functions all cost up to so many times a stage has one text for each."""
 
-LEAST, LAST = 0.75, 1.25
-"""Parts of the cost of a stage that a stage has at least, and that the last one has at most."""
+LEAST, MOST, LAST = 0.75, 1.1, 1.25
+"""Parts of the mean cost that a stage has at least and at most, the former times the latter; and
+parts of that most that the last one may have."""
 
 _COST_PER_CELL = 12
 
@@ -68,10 +69,12 @@ def trial_plan(group: GroupStructure) -> Plan:
 
 
 def _plan(group: GroupStructure, graph: Graph, *, outputs_last: bool) -> Plan:
-    if group.stage_cost is None or graph.cost <= WHOLE * group.stage_cost:
+    """Stages of about equal cost."""
+    count = 1 if group.stage_cost is None else math.ceil(graph.cost / group.stage_cost)
+    if count < 2:
         return Plan((Stage(graph, tuple(range(len(graph.outputs))), ()),), 0, 0, 0)
     style = Style(compute_cheap_again, True, LEAST, LAST, outputs_last, in_quads=True)
-    return cut(graph, group.stage_cost, style)
+    return cut(graph, math.ceil(MOST * graph.cost / count), style)
 
 
 def point_quads(group: GroupStructure) -> int:

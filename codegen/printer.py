@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -156,13 +157,19 @@ _DEFINITION = re.compile(r"^(?:fn|const) (ag_\w+)\b.*?\n(?=\n|\Z)", re.MULTILINE
 _USE = re.compile(r"\b(ag_\w+)[(\[]")
 
 
+@lru_cache(maxsize=8)
+def _definitions(prelude: str) -> dict[str, str]:
+    """Functions and tables of a prelude by name, in order."""
+    return {m.group(1): m.group(0) for m in _DEFINITION.finditer(prelude)}
+
+
 def select_prelude(prelude: str, body: str) -> str:
     """The functions and tables of a WGSL prelude that ``body`` uses, directly or not, in order.
 
     Raises:
         KernelError: ``body`` uses a name that the prelude lacks.
     """
-    definitions = {m.group(1): m.group(0) for m in _DEFINITION.finditer(prelude)}
+    definitions = _definitions(prelude)
     needed: set[str] = set()
     pending = set(_USE.findall(body))
     while pending:
