@@ -5,10 +5,10 @@
 (``solve``) and of one gradient (``gradient``), by the device's timestamps; on the CPU those of
 residuals, Jacobian and JᵀJ (``assembly``). Schedules tried by hand are the same for all groups,
 atomics among them; the model's and the tuned ones differ from group to group. Solves of 200 000
-unknowns and more keep workgroups of 256, which coarse spaces need. A race of the fastest finds the
-best by hand; at last it, the tuned, the model's and the worst one are set up anew and timed in the
-same rounds, so that no ratio is one of lucky runs. Each purpose of each problem is written when it
-is measured; other records of the file stay.
+unknowns and more keep workgroups of 256, which coarse spaces need. At last the fastest by hand, the
+tuned and the model's one are set up anew and timed in the same rounds; the best by hand is the one
+that is fastest there, so that no ratio is one of lucky runs. The same goes for the slowest. Each
+purpose of each problem is written when it is measured; other records of the file stay.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from autograd_gpu.runtime.schedules import (
     has_heavy_nodes,
 )
 from autograd_gpu.solvers.evaluation import current_parameters
-from autograd_gpu.solvers.schedule_race import race
 from autograd_gpu.solvers.schedule_trials import (
     AssemblyTrials,
     GradientTrials,
@@ -52,12 +51,15 @@ FIRST_LOOK = 3
 """Times of each schedule by hand, of which the median is recorded."""
 
 FASTEST = 4
-"""By hand, of which a race finds the best."""
+"""By hand, of which the last rounds find the best."""
 
 ROUNDS = {"solve": 15, "gradient": 15, "assembly": 61}
 """Of the comparison at the end, each schedule once a round; more where other work disturbs."""
 
-ROUNDS_OF_THE_WORST = 3
+ROUNDS_OF_THE_WORST = 5
+
+SLOWEST = 3
+"""By hand, of which these find the worst."""
 
 MOST_THAT_SWAP = 1e5
 """Elements that compare and swap one word; a million would take minutes."""
@@ -122,10 +124,10 @@ def possible(trials: Trials, schedule: Schedule) -> bool:
 
 def measure(record: Recorder, key: str, trials: Trials) -> None:
     """Everything by hand, then the comparison of the best, the model's, the tuned and the worst."""
-    groups = len(trials.features)
+    purpose, groups = trials.chooser.purpose, len(trials.features)
     times: dict[Schedules, float] = {}
     with Stand(trials) as stand:
-        for schedule in by_hand(trials.chooser.purpose):
+        for schedule in by_hand(purpose):
             if not possible(trials, schedule):
                 continue
             found = [stand.sample((schedule,) * groups) for _ in range(FIRST_LOOK)]
@@ -135,16 +137,17 @@ def measure(record: Recorder, key: str, trials: Trials) -> None:
                 continue
             times[(schedule,) * groups] = median(known)
             record.add(f"{key}/by_hand/{schedule}", median(known) * 1e6, "us")
-        # The least of many single looks is too small: the fastest run against each other.
-        fastest = sorted(times, key=times.__getitem__)
-        best = race(fastest[:FASTEST], stand.sample)[0]
     tuning = tuned(trials)
     record.add(f"{key}/samples", tuning.samples, "times", note="that ag.tune took")
+    # The least of many single looks is too small, so those that may be the best or the worst are
+    # timed again, in the same rounds as the others.
+    looks = sorted(times, key=times.__getitem__)
     with Stand(trials) as stand:
-        found = compare(
-            stand, [best, tuning.schedules, tuning.modelled], ROUNDS[trials.chooser.purpose]
-        )
-        worst = compare(stand, [fastest[-1], tuning.schedules], ROUNDS_OF_THE_WORST)
+        ours = [tuning.schedules, tuning.modelled]
+        found = compare(stand, [*ours, *looks[:FASTEST]], ROUNDS[purpose])
+        slowest = [s for s in looks[-SLOWEST:] if s not in found]
+        slow = compare(stand, [tuning.schedules, *slowest], ROUNDS_OF_THE_WORST)
+    best = min(looks[:FASTEST], key=lambda s: ratio_of(found[s], found[tuning.schedules])[0])
     for label, schedules in (
         ("best_by_hand", best), ("tuned", tuning.schedules), ("modelled", tuning.modelled)
     ):  # fmt: skip
@@ -153,8 +156,14 @@ def measure(record: Recorder, key: str, trials: Trials) -> None:
     record.add(f"{key}/tuned_over_best", ratio, "x", note=f"bar: at most 1.10; {spread}")
     ratio, spread = ratio_of(found[tuning.modelled], found[best])
     record.add(f"{key}/modelled_over_best", ratio, "x", note=spread)
-    ratio, _ = ratio_of(worst[fastest[-1]], worst[tuning.schedules])
-    record.add(f"{key}/{LAST}", ratio, "x", "higher", note=words(fastest[-1]))
+    ratios = {
+        s: ratio_of(rounds[s], rounds[tuning.schedules])[0]
+        for rounds in (found, slow)
+        for s in rounds
+        if s in times
+    }
+    worst = max(ratios, key=ratios.__getitem__)
+    record.add(f"{key}/{LAST}", ratios[worst], "x", "higher", note=words(worst))
 
 
 def compare(stand: Stand, wanted: Sequence[Schedules], rounds: int) -> dict[Schedules, list[float]]:
