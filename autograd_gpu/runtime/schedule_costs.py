@@ -93,9 +93,10 @@ GPU = DeviceProfile(
     stage_cost=700,
 )  # fmt: skip
 """NVIDIA H200: W1 to W5 at level 7 (schedules.json), and springs, bundle adjustment and a curve
-(accumulation.json). What it takes is the fastest of all schedules by hand but for products of W4
-(1.15 times) and W5 (1.13 times). Slices of heavy nodes (heavy_nodes.json) take 0.7 to 1.9 times
-what is estimated, and what is chosen is within 1 % of the fastest. Float64 as in docs/precision.md.
+(accumulation.json). What it takes is the fastest of all schedules by hand but for W4's solve (1.09
+times) and gradients of W1 (1.03) and W2 (1.07). Slices of heavy nodes (heavy_nodes.json) take 0.7
+to 1.9 times what is estimated, and what is chosen is within 1 % of the fastest. Float64 as in
+docs/precision.md.
 """
 
 SOFTWARE = DeviceProfile(
