@@ -18,8 +18,8 @@ from types import MappingProxyType
 
 from autograd_gpu.codegen.kernel import Kernel
 from autograd_gpu.codegen.rematerialization import rematerialize
-from autograd_gpu.ir import Argument, Builder, Graph, Node
-from autograd_gpu.ops import BOOL, NODE_OPS
+from autograd_gpu.ir import Argument, Graph, Node, Payload
+from autograd_gpu.ops import BOOL, NODE_OPS, REAL, DType
 
 OP_BUDGET = MappingProxyType({"wgsl": 4096, "numba": 16_384})
 """Operations of one kernel text, at most, by target; targets that are not named are never cut."""
@@ -122,20 +122,18 @@ def cut(graph: Graph, budget: int, style: Style = PLAIN) -> Plan:
     ]
     alive = {v for values in needed for v in values}
     loads: list[Sequence[int]] = []
-    again: list[Sequence[int]] = []
     stored: set[int] = set()
     for values in needed:
-        loaded, recomputed = style.keep(graph.nodes, values, stored)
+        loaded, _ = style.keep(graph.nodes, values, stored)
         loads.append(loaded)
-        again.append(recomputed)
         stored.update(loaded)
     if len(stored) > len(alive):  # cuts of several boundaries may differ in what they store
-        loads, again, stored = [*needed], [() for _ in needed], alive
+        loads, stored = [*needed], alive
     cells, count = (_allot_quads if style.in_quads else _allot)(bounds, loads, stored)
     stages = tuple(
         _stage(
             graph, bound, _outputs_of(graph, bound, bounds[-1] if style.outputs_last else None),
-            loads[k], again[k], cells, count,
+            loads[k], cells, count,
         )
         for k, bound in enumerate(bounds)
     )  # fmt: skip
@@ -250,45 +248,51 @@ def _stage(
     bound: tuple[int, int],
     outputs: Sequence[int],
     loads: Sequence[int],
-    again: Sequence[int],
     cells: dict[int, int],
     count: int,
 ) -> Stage:
     """The graph of one stage: its own nodes, those computed again, and loads of the buffer."""
     start, stop = bound
-    b = Builder()
-    buffer = len(graph.arguments)
-    new: dict[int, int] = {}
-    for v in loads:
-        cell = b.input(buffer, cells[v])
-        truth = graph.nodes[v].dtype == BOOL
-        new[v] = b.raw("gt", (cell, b.constant(0.5))) if truth else cell
-
-    def build(k: int) -> None:
-        node = graph.nodes[k]
-        for a in node.args:
-            if a not in new:  # a leaf: all else was loaded or built, in order
-                new[a] = b.absorb((graph.nodes[a],))[0]
-        new[k] = (
-            b.raw(node.op, tuple(new[a] for a in node.args))
-            if node.args
-            else (b.absorb((node,))[0])
-        )
-
-    for k in again:
-        build(k)
-    for k in range(start, stop):
-        if k not in new:
-            build(k)
-    for k in outputs:
-        if graph.outputs[k] not in new:  # a leaf before the last stage
-            build(graph.outputs[k])
     kept = sorted(v for v in cells if start <= v < stop)
-    one, zero = b.constant(1.0), b.constant(0.0)
-    written = [
-        b.raw("where", (new[v], one, zero)) if graph.nodes[v].dtype == BOOL else new[v]
-        for v in kept
-    ]
+    roots = [*(graph.outputs[k] for k in outputs), *kept]
+    loaded = set(loads)
+    nodes: list[Node] = []
+    new: dict[int, int] = {}
+
+    def add(op: str, args: tuple[int, ...], payload: Payload, dtype: DType) -> int:
+        nodes.append(Node(op, args, payload, dtype))
+        return len(nodes) - 1
+
+    for k in _reached(graph.nodes, roots, loaded):
+        op, args, payload, dtype = graph.nodes[k]
+        if k not in loaded:
+            new[k] = add(op, tuple([new[a] for a in args]), payload, dtype)
+            continue
+        new[k] = add("input", (), (len(graph.arguments), cells[k]), REAL)
+        if dtype == BOOL:
+            new[k] = add("gt", (new[k], add("const", (), 0.5, REAL)), None, BOOL)
+
+    def number(v: int) -> int:
+        """A value as what a cell holds."""
+        if graph.nodes[v].dtype != BOOL:
+            return new[v]
+        one, zero = add("const", (), 1.0, REAL), add("const", (), 0.0, REAL)
+        return add("where", (new[v], one, zero), None, REAL)
+
+    written = [*(new[graph.outputs[k]] for k in outputs), *(number(v) for v in kept)]
     arguments = (*graph.arguments, Argument("intermediate", (count,)))
-    made = Graph.build(b, [*(new[graph.outputs[k]] for k in outputs), *written], arguments)
+    made = Graph(tuple(nodes), tuple(written), arguments, (len(written),))
     return Stage(made, tuple(outputs), tuple(cells[v] for v in kept))
+
+
+def _reached(nodes: Sequence[Node], roots: Sequence[int], loaded: set[int]) -> list[int]:
+    """What ``roots`` depend on, in order, up to what is loaded and up to leaves."""
+    found: set[int] = set()
+    pending = list(roots)
+    while pending:
+        k = pending.pop()
+        if k not in found:
+            found.add(k)
+            if k not in loaded:
+                pending += nodes[k].args
+    return sorted(found)
