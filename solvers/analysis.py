@@ -31,6 +31,7 @@ from autograd_gpu.solvers.bounds import make_box
 from autograd_gpu.solvers.external import BoundExternal, ExternalGroup
 from autograd_gpu.solvers.host_schedules import chosen_gram, gram_of, measured_lanes
 from autograd_gpu.solvers.normal_equations import Gram, NormalEquations, RowGram
+from autograd_gpu.solvers.resident_solves import ResidentSolves
 from autograd_gpu.solvers.residual_group import ResidualGroup, binding_of
 from autograd_gpu.solvers.retraction import Movable, Retraction
 from autograd_gpu.solvers.selection import ParameterArray
@@ -48,8 +49,8 @@ Pattern = tuple[IndexArray, IndexArray, NDArray[np.bool_] | None]
 class Analysis:
     """Structure of one problem; dropped when the problem's structure or data change.
 
-    Owns the sessions opened on it (compiled kernels, uploaded data, buffers) and the symbolic
-    phase of the normal equations.
+    Owns the sessions opened on it (compiled kernels, uploaded data, buffers), resident solves that
+    wait for the next one, and the symbolic phase of the normal equations.
 
     Args:
         problem: its structure is read once.
@@ -96,6 +97,7 @@ class Analysis:
         self._limits = problem.batch_limits
         self.memory_budget = problem.memory_budget
         self._origin: Analysis | None = None
+        self.residents = ResidentSolves()
 
     def _bind(self, group: ResidualGroup) -> BoundGroup:
         ordered = [group.arguments[a] for a in group.topology.arguments]
@@ -140,6 +142,7 @@ class Analysis:
         other.groups = tuple(groups)
         other.energies = self.energies if energies is None else tuple(energies)
         other._sessions, other._retractions, other._inherited = {}, {}, {}
+        other.residents = ResidentSolves()
         return other
 
     def updated(self, problem: Problem, in_use: bool) -> Analysis:
@@ -155,6 +158,7 @@ class Analysis:
         if not in_use:
             other._inherited = {**self._inherited, **self._sessions}
             self._sessions, self._inherited = {}, {}
+            other.residents = self.residents.handed_on()
         return other
 
     def columns_of(self, array: ParameterArray) -> IndexArray:
@@ -328,6 +332,7 @@ class Analysis:
             owned = kept.pop(choice.session_key, None)
             if owned is not None:
                 owned.close()
+        self.residents.drop(choice.session_key)
         if self._origin is not None:
             self._origin.drop(choice)
 
@@ -449,6 +454,7 @@ class Analysis:
         if self._origin is not None:
             self._origin.forget_schedules()
         self.__dict__.pop("normal_equations", None)
+        self.residents.give_up()
         for key in [k for k in self._sessions if k[0] == "numba"]:
             self._sessions.pop(key).close()
 
@@ -461,3 +467,4 @@ class Analysis:
         self._sessions.clear()
         self._inherited.clear()
         self._retractions.clear()
+        self.residents.close()

@@ -8,6 +8,7 @@ read back per step.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from autograd_gpu.solvers.analysis import Analysis
 from autograd_gpu.solvers.device_preconditioner import BLOCK_JACOBI, AdaptiveSteps, schedules_of
 from autograd_gpu.solvers.levenberg_marquardt import LevenbergMarquardtOptions
 from autograd_gpu.solvers.linearization import Stopwatch
+from autograd_gpu.solvers.resident_solves import KeptSolve, ResidentSolve
 from autograd_gpu.solvers.solution import KernelSummary
 from autograd_gpu.solvers.step_control import LARGEST_DAMPING
 from autograd_gpu.solvers.termination import ROUNDING
@@ -45,32 +47,6 @@ def array_layouts(analysis: Analysis) -> list[ArrayLayout]:
         )
         for a in analysis.arrays
     ]
-
-
-class ResidentSolve(Protocol):
-    """Steps of one problem on one device, whatever runs them: WebGPU or JAX."""
-
-    def start(
-        self, parameters: FloatArray, damping: float, linear_tolerance: float, min_gain: float
-    ) -> None:
-        """Upload the start point and reset the state."""
-        ...
-
-    def step(self, max_linear_iterations: int) -> StepRecord:
-        """Try one step, and keep it or not."""
-        ...
-
-    def parameters(self) -> FloatArray:
-        """The last accepted point."""
-        ...
-
-    def statement_counts(self) -> dict[str, int]:
-        """Kernel name -> number of computed values in its text."""
-        ...
-
-    def close(self) -> None:
-        """Free what it owns."""
-        ...
 
 
 class Steps(Protocol):
@@ -122,28 +98,42 @@ class BlockJacobiSteps:
 
 def resident_steps(
     analysis: Analysis, choice: BackendChoice, start: FloatArray, damping: str
-) -> tuple[ResidentSolve, Steps]:
-    """Tables and compiled steps of a problem where the choice of backend says."""
-    arrays, groups = array_layouts(analysis), analysis.groups
+) -> tuple[ResidentSolve, Steps, Callable[[], None]]:
+    """Tables and compiled steps of a problem where the choice of backend says, and what ends them.
+
+    On WebGPU those of the last solve go on, if there was one.
+    """
     if choice.backend == "jax":
         from autograd_gpu.runtime.jax_incidence import JaxTables
         from autograd_gpu.runtime.jax_solve import JaxSolve
 
+        arrays, groups = array_layouts(analysis), analysis.groups
         through_jax = JaxSolve(JaxTables(arrays, groups, start, damping, choice.precision))
-        return through_jax, BlockJacobiSteps(through_jax)
-    device = choice.device
+        return through_jax, BlockJacobiSteps(through_jax), through_jax.close
+    key, residents = (choice.session_key, damping), analysis.residents
+    kept = residents.take(key, analysis.groups) or _new_solve(analysis, choice, start, damping)
+    steps: Steps
+    if choice.precision == "float32":
+        steps = AdaptiveSteps(kept.solve, kept.tables, kept.tables.arrays, start)
+    else:  # the kernels of the coarse space are in float32
+        steps = BlockJacobiSteps(kept.solve, schedules_of(kept.tables))
+    return kept.solve, steps, lambda: residents.keep(key, kept)
+
+
+def _new_solve(
+    analysis: Analysis, choice: BackendChoice, start: FloatArray, damping: str
+) -> KeptSolve:
+    device, groups = choice.device, analysis.groups
     assert device is not None
     chooser = ScheduleChooser("solve", identity_of(device))
 
     def known(structure: SolveStructure) -> None:
         device.begin_pipelines([pipeline_of(k) for k in element_kernels(structure).values()])
 
+    kind = start, damping, chooser, choice.precision, known
     with no_collection():
-        tables = NodeTables(arrays, groups, start, damping, chooser, choice.precision, known)
-        solve = DeviceSolve(device, tables)
-    if choice.precision != "float32":  # as the kernels of the coarse space are
-        return solve, BlockJacobiSteps(solve, schedules_of(tables))
-    return solve, AdaptiveSteps(solve, tables, arrays, start)
+        tables = NodeTables(array_layouts(analysis), groups, *kind)
+        return KeptSolve(device, DeviceSolve(device, tables), tables, groups)
 
 
 class DeviceLevenbergMarquardt:
@@ -185,7 +175,8 @@ class DeviceLevenbergMarquardt:
         self._choice = choice
         self._watch = watch
         self._why = why
-        self._solve, self._steps = resident_steps(analysis, choice, start, options.damping)
+        opened = resident_steps(analysis, choice, start, options.damping)
+        self._solve, self._steps, self._end = opened
         watch.lap("compile")
         self._first: StepRecord | None = None
         self._moved = False
@@ -276,5 +267,5 @@ class DeviceLevenbergMarquardt:
         )
 
     def close(self) -> None:
-        """Free the buffers."""
-        self._solve.close()
+        """Let tables and buffers wait for the problem's next solve, or free them."""
+        self._end()

@@ -91,7 +91,7 @@ def main(adapter: str, what: str, room: int) -> None:
     lines(300).evaluate(**LIKE)
     for solver in SOLVERS.values() if what in SOLVERS else ():  # so that all code is loaded
         ag.solve(lines(300), linear_solver=solver, **LIKE)
-    problem = lines(300 if what == "fill" else 250_000)
+    problem = lines(300 if what == "fill" else 500_000)
     ballast = fill(device, room * MEBIBYTE)
     device.refused = 0
     found: dict[str, Any] = {"ballast": len(ballast)}

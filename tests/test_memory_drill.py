@@ -35,12 +35,12 @@ def drill(adapter: str, what: str, room: int) -> dict[str, Any]:
 
 @functools.cache
 def evaluated() -> ag.Evaluation:
-    return lines(250_000).evaluate(backend="numpy")
+    return lines(500_000).evaluate(backend="numpy")
 
 
 @functools.cache
 def least_cost() -> float:
-    return ag.solve(lines(250_000), backend="numba").cost
+    return ag.solve(lines(500_000), backend="numba").cost
 
 
 @pytest.fixture
@@ -48,6 +48,16 @@ def llvmpipe() -> str:
     if "llvmpipe" not in wgsl_adapters():
         pytest.skip("the drill needs the address space of llvmpipe")
     return "llvmpipe"
+
+
+def check_shortage(found: dict[str, Any]) -> None:
+    """Memory ran out, and pieces or a new device were the way out.
+
+    On a new device the ballast is gone; and with no buffer refused it was the host, whose arrays
+    come from the same address space, that had no room for what was to travel.
+    """
+    assert "error" not in found, found
+    assert "pieces" in found["device"] or found["generation"], found
 
 
 @pytest.mark.wgsl
@@ -62,12 +72,11 @@ def test_a_driver_that_refuses_a_buffer_is_out_of_memory(adapter: str) -> None:
 
 
 @pytest.mark.wgsl
-@pytest.mark.parametrize("room", [0, 16])
+@pytest.mark.parametrize("room", [0, 32])
 def test_an_evaluation_goes_on_in_pieces(llvmpipe: str, room: int) -> None:
-    """A buffer is refused, and the driver gives up while data travel."""
+    """Buffers are refused, or the driver gives up while data travel."""
     found = drill(llvmpipe, "evaluate", room)
-    assert "pieces" in found["device"]
-    assert found["refused"] + found["generation"] >= 1
+    check_shortage(found)
     expected = evaluated()
     FLOAT32.check(found["cost"], expected.cost, "cost")
     FLOAT32.check(found["first"], expected.residuals[-1], "last residual")
@@ -77,8 +86,7 @@ def test_an_evaluation_goes_on_in_pieces(llvmpipe: str, room: int) -> None:
 @pytest.mark.parametrize("what", ["host", "resident"])
 def test_a_solve_goes_on_in_pieces(llvmpipe: str, what: str) -> None:
     found = drill(llvmpipe, what, 0)
-    assert "pieces" in found["device"]
-    assert found["refused"] + found["generation"] >= 1
+    check_shortage(found)
     if what == "resident":
         assert "has no room for the whole solve" in found["faults"][0]
     FLOAT32.check(found["cost"], least_cost(), "cost")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from autograd_gpu.runtime import numba_backend
 from autograd_gpu.runtime.batch import Session
 from autograd_gpu.runtime.choice import choose_backend
 from autograd_gpu.runtime.device import Device
+from autograd_gpu.runtime.node_tables import NodeTables
 from tolerances import GRAPH, tolerance
 
 each_adapter = pytest.mark.parametrize("adapter", wgsl_adapters())
@@ -140,3 +142,88 @@ def test_hundreds_of_solves_do_not_grow() -> None:
         tracemalloc.stop()
     # One record of 100 bytes kept by each solve would be 20 000.
     assert after - before < 10_000
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is built on the host for resident solves."""
+    found: list[str] = []
+    for name in ("_order_nodes", "_sort_elements", "_fill"):
+        inner = getattr(NodeTables, name)
+
+        def counted(self: NodeTables, *arguments: Any, n: str = name, f: Any = inner) -> None:
+            found.append(n)
+            f(self, *arguments)
+
+        monkeypatch.setattr(NodeTables, name, counted)
+    return found
+
+
+@pytest.mark.wgsl
+@each_adapter
+@pytest.mark.parametrize("precision", ["float32", "float64-emulated"])
+def test_a_second_resident_solve_builds_and_uploads_nothing_but_its_start(
+    adapter: str, precision: str, built: list[str]
+) -> None:
+    problem, vertices, rest = springs()
+    device = Device(adapter)
+    where = {"backend": "wgsl", "precision": precision, "device": device, "linear_solver": "pcg"}
+    first = ag.solve(problem, **where)
+    built.clear()
+    before = device.counters.snapshot()
+    with ag.telemetry() as heard:
+        second = ag.solve(problem, **where)
+    after = device.counters
+    assert built == []
+    assert after.buffers_created == before.buffers_created
+    assert after.pipelines_created == before.pipelines_created
+    assert {b.name for b in heard.buffers if b.uploads} == {"parameters", "state"}
+    assert first.values["x"].tobytes() == second.values["x"].tobytes()
+
+    # Other data: the tables are filled again, and the words that differ travel.
+    other = rest * np.random.default_rng(0).uniform(0.9, 1.1, rest.shape)
+    problem.update(data={"springs": other}, x=1.1 * vertices)
+    before = device.counters.snapshot()
+    with ag.telemetry() as heard:
+        third = ag.solve(problem, **where)
+    assert built == ["_fill"]
+    assert device.counters.buffers_created == before.buffers_created
+    data = {b.name: b.bytes_up for b in heard.buffers if b.uploads}
+    assert set(data) == {"parameters", "state", "tables" if precision == "float32" else "numbers"}
+    expected = ag.solve(fresh(other, 1.1 * vertices), **where)
+    bound = tolerance("float32" if precision == "float32" else "float64", GRAPH)
+    assert third.success
+    oracle = ag.solve(fresh(other, 1.1 * vertices), backend="numba")
+    assert third.cost == pytest.approx(oracle.cost, rel=1e-4)
+    bound.check(third.initial_cost, expected.initial_cost, "cost at the start")
+    problem.freeze(problem.arrays[0], [0])  # another structure
+    ag.solve(problem, **where)
+    assert built.count("_order_nodes") == 2
+    problem.analysis().close()
+    device.close()
+
+
+@pytest.mark.wgsl
+@each_adapter
+def test_what_waits_makes_room_and_ends_with_its_problem(adapter: str) -> None:
+    problem = springs()[0]
+    device = Device(adapter)
+    where = {"backend": "wgsl", "precision": "float32", "device": device, "linear_solver": "pcg"}
+    ag.solve(problem, **where)
+    assert device.memory.bytes > 0
+    device.memory.trim()  # as where memory runs out
+    assert device.memory.bytes == device.memory.idle == 0
+    assert ag.solve(problem, **where).success
+    device.reopen()
+    assert ag.solve(problem, **where).faults == ()  # what was kept is gone: made again
+    ag.solve(problem, **{**where, "options": ag.LevenbergMarquardtOptions(damping="identity")})
+    problem.freeze(problem.arrays[0], [0])
+    assert device.memory.bytes == 0
+    ag.solve(problem, **where)
+    problem.analysis().close()
+    assert device.memory.bytes == 0
+    small = Device(adapter, memory_budget=1 << 20)
+    ag.solve(problem, **{**where, "device": small})
+    assert small.memory.bytes == 0  # whoever has a budget keeps nothing
+    small.close()
+    device.close()

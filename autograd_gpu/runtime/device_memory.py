@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 IDLE_LIMIT = 1 << 28
 """Bytes of buffers that wait to be used again, at most."""
@@ -41,6 +42,14 @@ class _Entry:
     usage: int
 
 
+class Lender(Protocol):
+    """An owner of buffers that it can do without."""
+
+    def give_up(self) -> None:
+        """Give back all that is not in use."""
+        ...
+
+
 class DeviceMemory:
     """The account of one device: every buffer that this package makes there, and no others.
 
@@ -51,6 +60,9 @@ class DeviceMemory:
 
     Args:
         budget: most bytes of all buffers together; None for no limit.
+
+    Attributes:
+        lenders: who owns buffers only to save making them again.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -59,6 +71,7 @@ class DeviceMemory:
         self._waiting: list[_Entry] = []
         self._bytes = self._idle = self._peak = 0
         self.budget = budget
+        self.lenders: WeakSet[Lender] = WeakSet()
 
     @property
     def bytes(self) -> int:
@@ -136,7 +149,9 @@ class DeviceMemory:
                 self._destroy_one()
 
     def trim(self) -> None:
-        """Destroy all buffers that wait."""
+        """Destroy all buffers that wait, and those of work that is only kept for later."""
+        for lender in list(self.lenders):
+            lender.give_up()
         with self._lock:
             while self._waiting:
                 self._destroy_one()

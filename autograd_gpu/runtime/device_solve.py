@@ -63,6 +63,21 @@ class DeviceSolve:
         self.cut_short = False
 
     @property
+    def alive(self) -> bool:
+        """Whether its buffers are still there: the device was not opened again since."""
+        return self._runner.alive
+
+    def rebind(self, tables: NodeTables) -> None:
+        """Go on with tables of the same structure and other data; only what differs is uploaded."""
+        before, self._tables = self._tables, tables
+        differs = np.flatnonzero(before.tables != tables.tables)
+        if differs.size:
+            first, last = int(differs[0]), int(differs[-1]) + 1
+            self._runner.upload("tables", tables.tables[first:last], offset=4 * first)
+        if not np.array_equal(before.numbers, tables.numbers):
+            upload_numbers(self._runner, tables)
+
+    @property
     def runner(self) -> ProgramRunner:
         """What executes the program; for measurements of single sequences."""
         return self._runner

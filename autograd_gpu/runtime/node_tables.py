@@ -64,6 +64,13 @@ class NodeTables(NodeIncidences):
         other._fill()
         return other
 
+    def with_data(self, groups: Sequence[BoundGroup]) -> NodeTables:
+        """The same structure and orders with other numbers in the data of the same groups."""
+        other = copy(self)
+        other.groups = list(groups)
+        other._fill()
+        return other
+
     # -- tables --------------------------------------------------------------------------------
 
     def _fill(self) -> None:

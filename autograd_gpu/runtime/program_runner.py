@@ -130,6 +130,11 @@ class ProgramRunner:
         return self._device
 
     @property
+    def alive(self) -> bool:
+        """Whether it can run: not released, and its device not opened again since."""
+        return not self._released and self._generation == self._device.generation
+
+    @property
     def program(self) -> Program:
         """The program as given."""
         return self._program
