@@ -6,7 +6,7 @@ the stages that come last share a kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,30 +42,21 @@ def stage_names(name: str, kernels: Iterable[str]) -> list[str]:
     return [k for k in kernels if k == name or k.startswith(f"{name}_stage")]
 
 
-def linearize_elements(structure: SolveStructure) -> list[SolveKernel]:
-    """Records of the groups that store them, for each size of workgroups."""
-    return [
-        _records(structure, part)
-        for size, groups in structure.element_classes.items()
-        for part in _parts(
-            element_kernel_name(structure, "linearize_elements", size),
-            size,
-            {g: record_plan(structure.groups[g]) for g in groups if structure.groups[g].stored},
-        )
-    ]
+def linearize_elements(structure: SolveStructure) -> Iterator[SolveKernel]:
+    """Records of the groups that store them, for each size of workgroups; made one by one."""
+    for size, groups in structure.element_classes.items():
+        name = element_kernel_name(structure, "linearize_elements", size)
+        stored = [g for g in groups if structure.groups[g].stored]
+        for part in _parts(name, size, {g: record_plan(structure.groups[g]) for g in stored}):
+            yield _records(structure, part)
 
 
-def trial_elements(structure: SolveStructure) -> list[SolveKernel]:
+def trial_elements(structure: SolveStructure) -> Iterator[SolveKernel]:
     """Cost at the trial point and its change, in difference form; cells before, if any."""
-    return [
-        (_costs if part.last else _cells)(structure, part)
-        for size, groups in structure.element_classes.items()
-        for part in _parts(
-            element_kernel_name(structure, "trial_elements", size),
-            size,
-            {g: trial_plan(structure.groups[g]) for g in groups},
-        )
-    ]
+    for size, groups in structure.element_classes.items():
+        name = element_kernel_name(structure, "trial_elements", size)
+        for part in _parts(name, size, {g: trial_plan(structure.groups[g]) for g in groups}):
+            yield (_costs if part.last else _cells)(structure, part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +77,7 @@ class _Part:
         }
 
 
-def _parts(name: str, size: int, plans: dict[int, Plan]) -> Iterable[_Part]:
+def _parts(name: str, size: int, plans: dict[int, Plan]) -> Iterator[_Part]:
     """Kernels of some groups, whose last stages share the last one."""
     count = max((len(plan.stages) for plan in plans.values()), default=0)
     for k in range(count):

@@ -18,7 +18,9 @@ linear systems", s = 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 from autograd_gpu.codegen.block_factor import block_factor, lower_index
@@ -228,21 +230,39 @@ def gradient_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
     )
 
 
+class Told:
+    """Whom to tell of each kernel that is made; no part of what kernels are cached by."""
+
+    def __init__(self, of: Callable[[SolveKernel], None]) -> None:
+        self.of = of
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Told)
+
+    def __hash__(self) -> int:
+        return 0
+
+
 @lru_cache(maxsize=64)
-def element_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
-    """Those of ``solve_kernels`` that hold the residual function: they take longest to compile."""
-    return kept_kernels(
-        "element kernels",
-        structure_key(structure),
-        lambda: [*linearize_elements(structure), *trial_elements(structure)],
-    )
+def element_kernels(structure: SolveStructure, told: Told) -> dict[str, SolveKernel]:
+    """Those of ``solve_kernels`` that hold the residual function: they take longest to compile.
+
+    Whoever is told hears of each as soon as there is its text, and of none that was kept.
+    """
+
+    def make() -> Iterator[SolveKernel]:
+        for kernel in chain(linearize_elements(structure), trial_elements(structure)):
+            told.of(kernel)
+            yield kernel
+
+    return kept_kernels("element kernels", structure_key(structure), make)
 
 
 @lru_cache(maxsize=64)
 def solve_kernels(structure: SolveStructure) -> dict[str, SolveKernel]:
     """All kernels of a solve by name."""
     others = kept_kernels("solve kernels", structure_key(structure), lambda: _others(structure))
-    return {**element_kernels(structure), **others}
+    return {**element_kernels(structure, Told(lambda _: None)), **others}
 
 
 def _others(structure: SolveStructure) -> list[SolveKernel]:

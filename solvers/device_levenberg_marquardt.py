@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from autograd_gpu.codegen.incidence import SolveStructure
-from autograd_gpu.codegen.solve_kernels import element_kernels
+from autograd_gpu.codegen.solve_kernels import Told, element_kernels
 from autograd_gpu.codegen.solve_program import pipeline_of
 from autograd_gpu.errors import InputError
 from autograd_gpu.runtime.batch import FloatArray
@@ -128,7 +128,9 @@ def _new_solve(
     chooser = ScheduleChooser("solve", identity_of(device))
 
     def known(structure: SolveStructure) -> None:
-        device.begin_pipelines([pipeline_of(k) for k in element_kernels(structure).values()])
+        told = Told(lambda kernel: device.begin_pipelines([pipeline_of(kernel)]))
+        kept = element_kernels(structure, told).values()
+        device.begin_pipelines([pipeline_of(kernel) for kernel in kept])
 
     kind = start, damping, chooser, choice.precision, known
     with no_collection():

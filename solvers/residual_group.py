@@ -27,6 +27,7 @@ from autograd_gpu.runtime.batch import (
     RowBinding,
     RowDataBinding,
 )
+from autograd_gpu.runtime.collection import no_collection
 from autograd_gpu.scalar import Scalar
 from autograd_gpu.solvers.selection import RowSelection, Selection, Shared, finite_array
 from autograd_gpu.trace import trace_shapes, traced_argument
@@ -180,6 +181,7 @@ def slot_of(argument: GroupArgument) -> Slot:
     return data_slot(element_shape(argument), is_row=is_row(argument))
 
 
+@no_collection()
 def trace_group(
     fn: Callable[..., Any],
     names: Sequence[str],

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def no_collection() -> Generator[None]:
     """Collect no cycles inside; what is not part of one is freed as ever.
 
-    Deriving and printing a kernel makes tens of thousands of nodes that live on, which starts the
-    collector's walk through everything that the process has: 30 ms with our imports alone.
+    Tracing, deriving and printing a kernel make tens of thousands of nodes that live on, which
+    starts the collector's walk through all that the process has: 30 ms with our imports alone.
     """
     if not gc.isenabled():
         yield
