@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from autograd_gpu.errors import DeviceError, DeviceLostError, KernelError
@@ -284,26 +284,29 @@ class Recovering:
     def step(self) -> StepRecord:
         """Try one step; on another engine, from the last accepted point, if a device fails."""
         self._step += 1
-        try:
-            record = self.engine.step()
-            if record.accepted and self._late():
+        while True:  # `_again` raises when there is nowhere to go on
+            try:
+                record = self.engine.step()
+                break
+            except FAULTS as error:
+                begun = self._again(error, f"at step {self._step}")
+                if begun.lost:
+                    return begun
+        if record.accepted and self._late():
+            # The step is done; without its device the next one will say so.
+            with suppress(*FAULTS):
                 self._save()
-        except FAULTS as error:
-            begun = self._again(error, f"at step {self._step}")
-            if begun.lost:
-                return begun
-            record = self.engine.step()
         if math.isfinite(record.damping) and record.damping > 0.0:
             self._damping = record.damping
         return record
 
     def parameters(self) -> FloatArray:
         """The last accepted point."""
-        try:
-            return self.engine.parameters()
-        except FAULTS as error:
-            self._again(error, "after the last step")
-            return self.engine.parameters()
+        while True:
+            try:
+                return self.engine.parameters()
+            except FAULTS as error:
+                self._again(error, "after the last step")
 
     def linear_solver(self) -> tuple[str, str]:
         """What solves the linear systems, and why."""

@@ -165,6 +165,52 @@ def test_what_a_lost_device_costs_is_bounded(
     assert read * (len(engine.reads) - 1) <= most_time * engine.now
 
 
+class Poor(Clocked):
+    """An engine for which memory runs out in its second step, so often."""
+
+    left = 3
+    unknowns, rounding = 1, 1e-7
+
+    def start(self) -> StepRecord:
+        return StepRecord(cost=2.0, cost_before=2.0, gradient_norm=1.0, damping=1.0)
+
+    def step(self) -> StepRecord:
+        record = super().step()
+        if self.steps == 2 or (self.steps == 1 and Poor.left < 3 and Poor.left > 0):
+            Poor.left -= 1
+            raise DeviceMemoryError("none left")
+        return record
+
+    def close(self) -> None:
+        pass
+
+
+class Sparing:
+    """As much of an analysis as `Recovery` asks for."""
+
+    memory_budget = None
+
+    def spare_memory(self, in_use: int) -> bool:
+        return True
+
+    def drop(self, choice: BackendChoice) -> None:
+        pass
+
+
+@pytest.mark.wgsl
+@each_adapter
+def test_memory_that_runs_out_in_a_step_again_and_again(device: Device) -> None:
+    choice = BackendChoice(backend="wgsl", precision="float32", reason="", device=device)
+    place = recovery.Recovery(choice, False)
+    Poor.left = 3
+    making: Any = lambda *_: Poor(0.01, 0.0)  # noqa: E731
+    problem: Any = Sparing()
+    recovering = recovery.Recovering(making, problem, np.zeros(1), place)
+    assert [recovering.step().accepted for _ in range(2)] == [True, True]
+    assert len(place.faults) == 3
+    assert all("at step 2" in f and "smaller pieces" in f for f in place.faults)
+
+
 @pytest.mark.wgsl
 @each_adapter
 def test_a_device_lost_twice_leaves_the_cpu(device: Device) -> None:
