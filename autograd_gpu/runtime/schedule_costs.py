@@ -90,7 +90,7 @@ GPU = DeviceProfile(
     kind="gpu", operations=1.5e13, bytes=3e12, threads=270_000, step=0.2e-6, operation=2.5e-9,
     dispatch=6e-6, load=1.2e-7, shared=12.0, shared_step=2e-8, atomics=1.1e11, contended=8e-9,
     swaps=2.9e10, contended_swap=7e-6, native=10.0, emulated=20.0,
-    stage_cost=700,
+    stage_cost=500,
 )  # fmt: skip
 """NVIDIA H200: W1 to W5 at level 7 (schedules.json), and springs, bundle adjustment and a curve
 (accumulation.json). What it takes is the fastest of all schedules by hand but for W4's solve (1.09
