@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -106,6 +107,28 @@ def test_a_destroyed_device_is_opened_again(device: Device, linear_solver: str) 
     reached = solution.history[2].cost
     assert all(r.cost <= reached * (1.0 + 1e-5) for r in solution.history[2:])
     check_next_solve(problem, device, linear_solver=linear_solver)
+
+
+@pytest.mark.wgsl
+@each_adapter
+@pytest.mark.parametrize("end", ["reopen", "close"])
+def test_nothing_is_handed_to_a_device_that_another_thread_has_ended(
+    device: Device, end: str
+) -> None:
+    """wgpu-native would end the process."""
+    encoder = device.wgpu_device.create_command_encoder()
+    ended = getattr(device, end)
+
+    class Slow:
+        def finish(self) -> Any:
+            commands = encoder.finish()
+            thread = threading.Thread(target=ended)
+            thread.start()
+            thread.join()
+            return commands
+
+    with pytest.raises(DeviceLostError, match="closed or opened again"):
+        device.submit(Slow())
 
 
 @pytest.mark.wgsl

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autograd_gpu.codegen.program import BindingKind, BufferSpec, PipelineSpec
-from autograd_gpu.errors import DeviceError, DeviceLimitError, DeviceMemoryError
+from autograd_gpu.errors import DeviceError, DeviceLimitError, DeviceLostError, DeviceMemoryError
 from autograd_gpu.events import timed
 from autograd_gpu.runtime.adapters import AdapterInfo, find_adapter, load_wgpu
 from autograd_gpu.runtime.device_errors import (
@@ -291,10 +291,21 @@ class Device:
         """Hand in what was encoded.
 
         A loss that wgpu knows of is an error of ``finish``. Submitting to a lost device is none:
-        wgpu-native ends the process there, so nothing is handed in without an encoder.
+        wgpu-native ends the process there. So nothing is handed in without an encoder, nor after
+        another thread has closed the device or opened it again.
+
+        Raises:
+            DeviceLostError: another thread has.
         """
+        generation = self.generation
         commands = encoder.finish()
-        self.queue.submit([commands])
+        with self._lock:
+            if self._opened is None or self.generation != generation:
+                raise DeviceLostError(
+                    f"{self._adapter!r} was lost: it was closed or opened again meanwhile; values "
+                    "on it are gone: set the work up again"
+                )
+            self.queue.submit([commands])
 
     def give_back(self, buffer: Any, *, keep: bool = True) -> None:
         """End the ownership of a buffer of `create_buffer`; without ``keep`` it is destroyed."""
