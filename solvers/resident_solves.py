@@ -59,11 +59,16 @@ class KeptSolve:
     tables: NodeTables
     groups: Sequence[BoundGroup]
 
-    def with_data(self, groups: Sequence[BoundGroup]) -> KeptSolve:
-        """The same with the data of the same groups as they are now; uploads what differs."""
+    def with_data(self, groups: Sequence[BoundGroup]) -> KeptSolve | None:
+        """The same with the data of the same groups as they are now; uploads what differs.
+
+        None if such data need tables of another structure.
+        """
         if groups is self.groups:
             return self
         tables = self.tables.with_data(groups)
+        if tables is None:
+            return None
         self.solve.rebind(tables)
         return replace(self, tables=tables, groups=groups)
 
@@ -82,15 +87,14 @@ class ResidentSolves:
             kept = self._waiting.pop(key, None)
         if kept is None:
             return None
-        usable = False
+        usable: KeptSolve | None = None
         try:
             if kept.solve.alive:
-                kept = kept.with_data(groups)
-                usable = True
+                usable = kept.with_data(groups)
         finally:
-            if not usable:
+            if usable is None:
                 kept.solve.close()
-        return kept if usable else None
+        return usable
 
     def keep(self, key: Key, kept: KeptSolve) -> None:
         """Let a solve wait, or close it where it may not."""

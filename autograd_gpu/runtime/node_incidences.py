@@ -167,15 +167,29 @@ class NodeIncidences(NodeOrders):
     def _reverse(self, g: int) -> tuple[tuple[int, ...], ...] | None:
         """Signs by which data of reverse elements differ, if every element has its reverse."""
         if g not in self._reversed:
-            self._reversed[g] = self._find_reverse(g)
+            self._reversed[g] = self._find_reverse(g, self.groups[g])
         return self._reversed[g]
 
-    def _find_reverse(self, g: int) -> tuple[tuple[int, ...], ...] | None:
+    def _find_reverse(self, g: int, group: BoundGroup) -> tuple[tuple[int, ...], ...] | None:
         node_sets = self.place_sets[g]
         if len(node_sets) != 2 or node_sets[0] != node_sets[1]:
             return None
         count, order = len(self.new[node_sets[0]]), self.element_order[g]
-        return reverse_signs(self.groups[g], self.nodes[g], self.lead[g], count, order)
+        return reverse_signs(group, self.nodes[g], self.lead[g], count, order)
+
+    def has_same_structure(self, groups: Sequence[BoundGroup]) -> bool:
+        """Whether the same groups with other data have this structure: reverse elements pair."""
+        kinds = (k for of_set in self.structure.kinds for k in of_set)
+        return all(
+            groups[k.group] is self.groups[k.group]
+            or self._find_reverse(k.group, groups[k.group]) == k.reverse
+            for k in kinds
+            if k.reverse is not None
+        )
+
+    def forget_reverses(self) -> None:
+        """Look for reverse elements again when schedules change: data are others."""
+        self._reversed = {}
 
     def _slice(self, k: int, kinds: list[Kind], workgroup_size: int) -> int:
         """Cut the lists of a node set's heavy nodes; returns the threads that share a node."""

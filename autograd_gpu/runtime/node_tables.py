@@ -64,10 +64,16 @@ class NodeTables(NodeIncidences):
         other._fill()
         return other
 
-    def with_data(self, groups: Sequence[BoundGroup]) -> NodeTables:
-        """The same structure and orders with other numbers in the data of the same groups."""
+    def with_data(self, groups: Sequence[BoundGroup]) -> NodeTables | None:
+        """The same structure and orders with other numbers in the data of the same groups.
+
+        None if the structure follows from numbers that have changed.
+        """
+        if not self.has_same_structure(groups):
+            return None
         other = copy(self)
         other.groups = list(groups)
+        other.forget_reverses()
         other._fill()
         return other
 

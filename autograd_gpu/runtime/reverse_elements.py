@@ -12,6 +12,9 @@ import numpy as np
 from autograd_gpu.runtime.batch import BoundGroup, DataBinding, IndexArray
 from autograd_gpu.runtime.locality import lexical_order
 
+CHUNK = 1 << 20
+"""Elements whose data are compared at once."""
+
 
 def reverse_signs(
     group: BoundGroup,
@@ -60,8 +63,13 @@ def _sign(binding: DataBinding, component: int, order: IndexArray, back: IndexAr
     """1 if a number is the same in all reverse elements, -1 if it is its negative, else None."""
     if binding.shared:
         return 1
-    values = binding.values[order, component]
-    reverse = values[back]
-    if np.array_equal(values, reverse):
-        return 1
-    return -1 if np.array_equal(values, -reverse) else None
+    same = negative = True
+    for first in range(0, len(order), CHUNK):  # data may be on a file
+        part = slice(first, first + CHUNK)
+        values = binding.values[order[part], component]
+        reverse = binding.values[order[back[part]], component]
+        same = same and np.array_equal(values, reverse)
+        negative = negative and np.array_equal(values, -reverse)
+        if not (same or negative):
+            return None
+    return 1 if same else -1
