@@ -126,6 +126,14 @@ def test_what_fails_from_the_start_is_named(
     assert type(raised.value) is kind
 
 
+def test_a_transfer_for_which_there_is_no_memory_is_named() -> None:
+    """JAX says that by a ValueError; others are the user's, and stay."""
+    with pytest.raises(DeviceMemoryError), jax_calls.jax_errors("upload of data"):
+        raise ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 4000000 bytes.")
+    with pytest.raises(ValueError, match="axes"), jax_calls.jax_errors("upload of data"):
+        raise ValueError("axes")
+
+
 def test_evaluations_in_pieces(refuse: Callable[[Refuse], None]) -> None:
     whole = springs().evaluate(backend="jax")
     problem = springs()

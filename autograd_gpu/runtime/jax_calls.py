@@ -18,6 +18,9 @@ from ..events import listening, report
 from .device_errors import work_error
 from .jax_functions import compilations, default_device, load_jax
 
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+"""XLA's status, which JAX's messages begin with."""
+
 
 def device_name() -> str:
     """The device that JAX uses by default."""
@@ -35,7 +38,10 @@ def jax_errors(what: str) -> Generator[None]:
     """
     try:
         yield
-    except load_jax().errors.JaxRuntimeError as error:
+    except (load_jax().errors.JaxRuntimeError, ValueError) as error:
+        # Transfers to the device say by a ValueError that memory ran out.
+        if isinstance(error, ValueError) and _OUT_OF_MEMORY not in str(error):
+            raise
         raise work_error(device_name(), what, error) from error
 
 
