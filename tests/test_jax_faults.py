@@ -126,10 +126,16 @@ def test_what_fails_from_the_start_is_named(
     assert type(raised.value) is kind
 
 
-def test_a_transfer_for_which_there_is_no_memory_is_named() -> None:
-    """JAX says that by a ValueError; others are the user's, and stay."""
+def test_other_words_for_no_memory_are_understood() -> None:
+    """Transfers say it by a ValueError; other ValueErrors are the user's, and stay."""
     with pytest.raises(DeviceMemoryError), jax_calls.jax_errors("upload of data"):
         raise ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 4000000 bytes.")
+    with pytest.raises(DeviceMemoryError), jax_calls.jax_errors("a step"):
+        # Seen on an H200: no kernel could be tried out, so none was found.
+        raise jax.errors.JaxRuntimeError(
+            "NOT_FOUND: All configs failed during profiling. EXECUTION FAILED: "
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 16.00MiB"
+        )
     with pytest.raises(ValueError, match="axes"), jax_calls.jax_errors("upload of data"):
         raise ValueError("axes")
 
