@@ -129,19 +129,21 @@ def test_hundreds_of_solves_do_not_grow() -> None:
             ag.solve(problem, backend="numba")
 
     some(20)
-    gc.collect()
+    grown: list[int] = []
     tracemalloc.start()
     try:
         some(200)  # the interpreter's own free lists fill up meanwhile
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        some(200)
-        gc.collect()
-        after = tracemalloc.get_traced_memory()[0]
+        for _ in range(4):
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            some(100)
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
-    # One record of 100 bytes kept by each solve would be 20 000.
-    assert after - before < 10_000
+    # One record of 100 bytes kept by each solve would be 10 000 in each round; what a thread or a
+    # cache takes once is in one of them.
+    assert min(grown) < 5_000
 
 
 @pytest.fixture
