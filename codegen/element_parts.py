@@ -5,7 +5,7 @@ They are recomputed from parameters and data, or loaded from an element's record
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -112,19 +112,42 @@ class Contribution:
     targets: tuple[int, ...]
 
 
-def of_node_alone(graph: Graph, is_own: Callable[[int, int], bool]) -> list[bool]:
-    """Of each node of a graph: whether it depends on numbers of a problem's node alone.
+def number_of_leaf(
+    group: GroupStructure, argument: int, component: int
+) -> tuple[bool, int, int] | None:
+    """(of the vector, place, component of the node) of a leaf that is a number of a node.
+
+    Arguments are those of a contribution: the element's and, after them, those of its reverse
+    (``reversal``), whose two places are exchanged. None for data and stored records.
+    """
+    count = len(group.slots)
+    own, vector = argument % (count + EXTRA_ARGUMENTS), count + VECTOR
+    slot, k = group.slots[own] if own < count else None, component
+    if own == vector:
+        slot, k = column_offsets(group)[component]
+    if slot is None:
+        return None
+    place = slot.place if own == argument else 1 - slot.place
+    return own == vector, place, slot.offset + k
+
+
+def of_node_alone(graph: Graph, group: GroupStructure, place: int) -> list[bool]:
+    """Of each node of a contribution's graph: whether it depends on one problem node alone.
 
     Args:
         graph: what is computed for an incidence of that node.
-        is_own: (argument, component) -> whether a leaf is one of its numbers.
+        group: whose contribution it is.
+        place: where that node is in the element.
     """
     alone: list[bool] = []
     for node in graph.nodes:
         if node.args:
             alone.append(all(alone[a] for a in node.args))
+        elif node.op in ARGUMENT_LEAVES:
+            found = number_of_leaf(group, *node.leaf)
+            alone.append(found is not None and found[1] == place)
         else:
-            alone.append(node.op not in ARGUMENT_LEAVES or is_own(*node.leaf))
+            alone.append(True)
     return alone
 
 

@@ -14,7 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from autograd_gpu.codegen.element_parts import VECTOR, Contribution, column_offsets
+from autograd_gpu.codegen.element_parts import (
+    VECTOR,
+    Contribution,
+    column_offsets,
+    number_of_leaf,
+)
 from autograd_gpu.ir import Builder, Graph, Node
 from autograd_gpu.rewrite import RULES, simplify
 
@@ -60,30 +65,22 @@ class _SwappedLeaves:
     def __init__(
         self, b: Builder, group: GroupStructure, signs: tuple[tuple[int, ...], ...], count: int
     ) -> None:
-        self._b, self._signs, self._count = b, signs, count
-        self._slots = group.slots
-        self._vector = len(group.slots) + VECTOR
-        self._columns = [(slot.place, slot.offset + k) for slot, k in column_offsets(group)]
-        # (place, component of the node) -> a leaf of the element that has it.
-        self._numbers: dict[tuple[int, int], tuple[int, int]] = {}
-        for k, slot in enumerate(group.slots):
-            if slot is not None:
-                for c in range(slot.width):
-                    self._numbers.setdefault((slot.place, slot.offset + c), (k, c))
+        self._b, self._group, self._signs, self._count = b, group, signs, count
+        leaves = [(k, c) for k, s in enumerate(group.slots) if s for c in range(s.width)]
+        leaves += [(len(group.slots) + VECTOR, c) for c in range(len(column_offsets(group)))]
+        # (of the vector, place, component of the node) -> a leaf of the element that has it.
+        self._leaves: dict[tuple[bool, int, int] | None, tuple[int, int]] = {}
+        for leaf in leaves:
+            self._leaves.setdefault(number_of_leaf(group, *leaf), leaf)
 
     def leaf(self, node: Node) -> int:
         """A leaf of the reverse element inside the builder."""
         argument, component = node.leaf
-        if argument == self._vector:
-            place, number = self._columns[component]
-            if (1 - place, number) in self._columns:
-                return self._b.input(argument, self._columns.index((1 - place, number)))
-        elif argument < len(self._slots):
-            slot = self._slots[argument]
-            if slot is None:
-                same = self._b.leaf(node)
-                return same if self._signs[argument][component] > 0 else self._b.apply("neg", same)
-            found = self._numbers.get((1 - slot.place, slot.offset + component))
-            if found is not None:
-                return self._b.input(*found)
-        return self._b.input(self._count + argument, component)
+        # Whatever is a node's number for the reverse element …
+        found = self._leaves.get(number_of_leaf(self._group, self._count + argument, component))
+        if found is not None:
+            return self._b.input(*found)
+        if argument < len(self._group.slots) and self._group.slots[argument] is None:
+            same = self._b.leaf(node)
+            return same if self._signs[argument][component] > 0 else self._b.apply("neg", same)
+        return self._b.input(self._count + argument, component)  # … that the element lacks

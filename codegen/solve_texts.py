@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from autograd_gpu.codegen.element_parts import (
-    EXTRA_ARGUMENTS,
     STORED_JACOBIAN,
-    VECTOR,
     Contribution,
-    column_offsets,
+    number_of_leaf,
     of_node_alone,
 )
 from autograd_gpu.codegen.incidence import (
@@ -253,7 +251,7 @@ def incidence_body(
     printed = print_statements(contribution.graph, structure.real.dialect, leaves.text)
     ahead, statements = (), printed.lines
     if not kind.unit:  # a list of one has nothing to be ahead of
-        ahead, statements = _apart(contribution.graph, printed.lines, leaves.is_own)
+        ahead, statements = _apart(contribution.graph, printed.lines, group, kind.place)
     return Body(
         row=kind_row(structure, node_set, kind_position),
         unit=kind.unit,
@@ -265,10 +263,10 @@ def incidence_body(
 
 
 def _apart(
-    graph: Graph, lines: Sequence[str], is_own: Callable[[int, int], bool]
+    graph: Graph, lines: Sequence[str], group: GroupStructure, place: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Statements of what depends on the node's own numbers alone, and the others."""
-    own = of_node_alone(graph, is_own)
+    own = of_node_alone(graph, group, place)
     printed = [alone for node, alone in zip(graph.nodes, own, strict=True) if node.args]
     ahead = tuple(line for line, alone in zip(lines, printed, strict=True) if alone)
     return ahead, tuple(line for line, alone in zip(lines, printed, strict=True) if not alone)
@@ -284,18 +282,12 @@ class _IncidenceLeaves:
     def __init__(self, structure: SolveStructure, kind: Kind) -> None:
         self._kind = kind
         self._group = structure.groups[kind.group]
-        self._columns = column_offsets(self._group)
         self._row = group_row(structure, kind.group)
         self.loader = Loader(structure, self._group, kind_columns(self._group, kind), "k")
 
-    def is_own(self, slot: int, k: int) -> bool:
-        """Whether a leaf is a number of the node itself."""
-        found = self._number(slot, k)
-        return found is not None and found[1] == self._kind.place
-
     def text(self, slot: int, k: int) -> str:
         """Name of a leaf's value, which the loader loads where it is not the node's own."""
-        found = self._number(slot, k)
+        found = number_of_leaf(self._group, slot, k)
         if found is not None:
             vector, place, a = found
             prefix, base = ("p", "vectors[direction") if vector else ("x", "parameters[half")
@@ -310,19 +302,6 @@ class _IncidenceLeaves:
         record = self.loader.once("j", first)
         jacobian = slot - slots == STORED_JACOBIAN
         return self.loader.record(record, k if jacobian else group.stored_entries + k)
-
-    def _number(self, slot: int, k: int) -> tuple[bool, int, int] | None:
-        """(of the vector, place, component) of a leaf that is a node's number; None for others."""
-        slots = len(self._group.slots)
-        argument = slot % (slots + EXTRA_ARGUMENTS)
-        if argument == slots + VECTOR:
-            node, a = self._columns[k]
-        elif argument < slots and (found := self._group.slots[argument]) is not None:
-            node, a = found, k
-        else:
-            return None
-        place = node.place if argument == slot else 1 - node.place
-        return argument == slots + VECTOR, place, node.offset + a
 
 
 def node_context(

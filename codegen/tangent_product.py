@@ -15,7 +15,6 @@ from autograd_gpu.codegen.element_parts import (
     VECTOR,
     Contribution,
     ElementParts,
-    column_offsets,
     of_node_alone,
 )
 from autograd_gpu.codegen.incidence import (
@@ -91,15 +90,7 @@ def _by_forward_mode(group: GroupStructure, place: int, residuals: Graph) -> Con
 
 def _cost_of_incidence(group: GroupStructure, place: int, graph: Graph) -> int:
     """Cost of the operations that differ from one incidence of a node to the next."""
-    slots, columns = group.slots, column_offsets(group)
-
-    def is_own(argument: int, component: int) -> bool:
-        if argument == len(slots) + VECTOR:
-            return columns[component][0].place == place
-        slot = slots[argument] if argument < len(slots) else None
-        return slot is not None and slot.place == place
-
-    alone = of_node_alone(graph, is_own)
+    alone = of_node_alone(graph, group, place)
     return sum(
         NODE_OPS[node.op].cost
         for node, apart in zip(graph.nodes, alone, strict=True)
