@@ -38,9 +38,9 @@ from autograd_gpu.codegen.solve_texts import SolveKernel
 
 WORD = 4
 
-LARGEST_POINT = 1 << 18
-"""Bytes of both halves of the parameters that come back with the record of every step: the copy is
-part of the same submission and takes microseconds. Larger points stay on the device."""
+LARGEST_POINT = 1 << 17
+"""Bytes of a point that comes back with the record of every step: the copy is part of the same
+submission and takes microseconds. Larger points stay on the device."""
 
 
 def padded(count: int, workgroup_size: int = WORKGROUP_SIZE) -> int:
@@ -199,8 +199,8 @@ def _buffers(sizes: SolveSizes) -> list[BufferSpec]:
 
 
 def _of_step(sizes: SolveSizes) -> tuple[str, ...]:
-    """What the host reads after a step: the record, and the point if it is small."""
-    point = WORD * sizes.structure.real.words * 2 * sizes.components
+    """What the host reads after a step: the record, and both halves of points if they are small."""
+    point = WORD * sizes.structure.real.words * sizes.components
     return ("record", "parameters") if point <= LARGEST_POINT else ("record",)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..codegen.solve_program import LARGEST_POINT
 from .batch import FloatArray
 from .jax_calls import call, download, jax_errors, upload
 from .jax_functions import compilations, double_precision, load_jax
@@ -24,10 +25,6 @@ RECORD = (
     "linear_iterations", "accepted", "gradient_norm", "step_norm", "parameter_norm",
 )  # fmt: skip
 """What a step reports, in the order of the array that is read back."""
-
-
-LARGEST_POINT = 1 << 17
-"""Bytes of a point that comes back with the record of every step, as one array."""
 
 
 def _dot(a: Vectors, b: Vectors) -> Any:
