@@ -36,8 +36,8 @@ _NEVER = 1 << 24
 
 def rematerialize(
     nodes: Sequence[Node], needed: Sequence[int], stored: Collection[int]
-) -> tuple[list[int], list[int]]:
-    """Which values to load, and which to compute again, so that ``needed`` are at hand.
+) -> list[int]:
+    """Which values to load; whatever else ``needed`` are made of is computed again.
 
     Args:
         nodes: arena of the whole kernel.
@@ -45,21 +45,19 @@ def rematerialize(
         stored: values that are in the buffer for the sake of an earlier boundary.
 
     Returns:
-        Values to load and values to recompute, both in arena order. With nothing stored before,
-        never more are loaded than ``needed`` has, since loading those is one of the cuts.
+        Values in arena order. With nothing stored before, never more than ``needed`` has, since
+        loading those is one of the cuts.
     """
     if not needed:
-        return [], []
+        return []
     region, rim = _region(nodes, needed)
     at_hand, recomputed = _minimum_cut(nodes, needed, region, rim, set(stored))
-    again = sorted(k for k in region if k in recomputed)
-    loaded = sorted(k for k in region if k in at_hand and k not in recomputed)
-    return loaded, again
+    return sorted(k for k in region if k in at_hand and k not in recomputed)
 
 
 def compute_cheap_again(
     nodes: Sequence[Node], needed: Sequence[int], stored: Collection[int]
-) -> tuple[list[int], list[int]]:
+) -> list[int]:
     """Like `rematerialize`, in one pass: computed again is what costs at most ``CHEAP``.
 
     In operations, from leaves and from what is at hand by then. It loads a tenth more values than
@@ -67,7 +65,7 @@ def compute_cheap_again(
     """
     del stored  # a value is as dear to load whether somebody else loads it too
     loaded: set[int] = set()
-    again: dict[int, None] = {}
+    again: set[int] = set()
 
     def price(k: int) -> int:
         if not nodes[k].args or k in loaded or k in again:
@@ -83,14 +81,14 @@ def compute_cheap_again(
         if nodes[k].args and k not in loaded and k not in again:
             for a in nodes[k].args:
                 compute(a)
-            again[k] = None
+            again.add(k)
 
     for k in needed:
         if price(k) <= CHEAP:
             compute(k)
         else:
             loaded.add(k)
-    return sorted(loaded), sorted(again)
+    return sorted(loaded)
 
 
 def _region(nodes: Sequence[Node], needed: Sequence[int]) -> tuple[list[int], set[int]]:

@@ -25,10 +25,8 @@ OP_BUDGET = MappingProxyType({"wgsl": 4096, "numba": 16_384})
 """Operations of one kernel text, at most, by target; targets that are not named are never cut."""
 
 
-Keep = Callable[
-    [Sequence[Node], Sequence[int], Collection[int]], tuple[Sequence[int], Sequence[int]]
-]
-"""(arena, values needed, values stored before) -> values to load, values to compute again."""
+Keep = Callable[[Sequence[Node], Sequence[int], Collection[int]], Sequence[int]]
+"""(arena, values needed, values stored before) -> values to load; others are computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ class Style:
     """How a graph is cut.
 
     Attributes:
-        keep: what to load and what to compute again at a boundary.
+        keep: what to load at a boundary; the rest is computed again.
         by_cost: count an operation by what it costs.
         least: part of the budget that a stage has at least, but for the last one.
         last: parts of the budget that the last stage may have.
@@ -124,7 +122,7 @@ def cut(graph: Graph, budget: int, style: Style = PLAIN) -> Plan:
     loads: list[Sequence[int]] = []
     stored: set[int] = set()
     for values in needed:
-        loaded, _ = style.keep(graph.nodes, values, stored)
+        loaded = style.keep(graph.nodes, values, stored)
         loads.append(loaded)
         stored.update(loaded)
     if len(stored) > len(alive):  # cuts of several boundaries may differ in what they store
