@@ -20,6 +20,7 @@ from autograd_gpu.codegen.incidence import GroupStructure, SolveStructure
 from autograd_gpu.codegen.solve_layout import group_row
 from autograd_gpu.codegen.solve_texts import (
     Body,
+    Loader,
     SolveKernel,
     common_context,
     element_body,
@@ -91,7 +92,7 @@ def _records(structure: SolveStructure, part: _Part) -> SolveKernel:
     groups: list[dict[str, Any]] = []
     for g, stage in part.stages.items():
         group = structure.groups[g]
-        body = element_body(structure, g, stage.graph)
+        body = element_body(structure, g, stage.graph, Loader.cell)
         # The kernel's graph begins with residuals, a record ends with them.
         total = len(record_graph(group).outputs)
         m = 0 if group.blocks else group.kernel.residual_size
@@ -126,7 +127,7 @@ def _stores(stage: Stage, body: Body, zero: str) -> list[tuple[int, str]]:
 
 def _trial_group(structure: SolveStructure, g: int, stage: Stage) -> dict[str, Any]:
     group: GroupStructure = structure.groups[g]
-    body = element_body(structure, g, stage.graph)
+    body = element_body(structure, g, stage.graph, Loader.cell)
     return {
         "body": body,
         "position": g,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from autograd_gpu.codegen.element_parts import VECTOR, Contribution, column_offsets
+from autograd_gpu.codegen.element_parts import Contribution, column_offsets
 from autograd_gpu.codegen.incidence import (
     ElementContribution,
     GroupStructure,
@@ -30,13 +30,14 @@ from autograd_gpu.codegen.incidence import (
     structure_key,
 )
 from autograd_gpu.codegen.kernel import GENERATOR_VERSION
-from autograd_gpu.codegen.printer import print_statements, select_prelude
+from autograd_gpu.codegen.printer import select_prelude
 from autograd_gpu.codegen.render import template_environment, wgsl_prelude
-from autograd_gpu.codegen.solve_layout import control_rows, element_columns, group_row, set_row
+from autograd_gpu.codegen.solve_layout import control_rows, set_row
 from autograd_gpu.codegen.solve_texts import (
     Body,
     Loader,
     SolveKernel,
+    element_body,
     incidence_body,
     kept_kernels,
     lines_of,
@@ -252,31 +253,15 @@ def gather_nodes(structure: OperatorStructure, product: str, node_set: int) -> S
 
 
 def _element_body(structure: SolveStructure, g: int, contribution: ElementContribution) -> Body:
-    """Loads and statements of one element of group ``g``; outputs are numbered."""
-    group = structure.groups[g]
-    loader = Loader(structure, group, element_columns(group), "e")
-    columns = column_offsets(group)
-    slots = len(group.kernel.slots)
+    """One element of group ``g``; of what follows its slots it may read the vector."""
+    columns = column_offsets(structure.groups[g])
 
-    def leaf(slot: int, k: int) -> str:
-        if slot - slots == VECTOR:
-            node, a = columns[k]
-            return loader.component("p", "vectors[0u", node.place, node.offset + a)
-        node = group.slots[slot]
-        if node is None:
-            return loader.data(slot, k)
-        return loader.component("x", "parameters[half", node.place, node.offset + k)
+    def vector(loader: Loader, k: int) -> str:
+        node, a = columns[k]
+        return loader.component("p", "vectors[0u", node.place, node.offset + a)
 
-    printed = print_statements(contribution.graph, structure.real.dialect, leaf)
-    for place, _ in contribution.targets:
-        loader.node(place)
-    return Body(
-        row=group_row(structure, g),
-        unit=False,
-        loads=tuple(loader.lines),
-        statements=printed.lines,
-        outputs=tuple(enumerate(printed.outputs)),
-    )
+    places = [place for place, _ in contribution.targets]
+    return element_body(structure, g, contribution.graph, vector, places)
 
 
 def _place_context(

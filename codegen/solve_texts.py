@@ -331,20 +331,36 @@ def mentions(bodies: list[Body], word: str) -> bool:
     )
 
 
-def element_body(structure: SolveStructure, g: int, graph: Graph) -> Body:
-    """What one element computes from the parameters of half ``half``, and cells behind ``s``."""
+def element_body(
+    structure: SolveStructure,
+    g: int,
+    graph: Graph,
+    beyond: Callable[[Loader, int], str],
+    places: Iterable[int] = (),
+) -> Body:
+    """What one element computes from the parameters of half ``half``; outputs are numbered.
+
+    Args:
+        structure: the problem.
+        g: whose elements.
+        graph: its arguments are the group's slots and one more.
+        beyond: (loader, component) -> text of a component of that last argument.
+        places: whose nodes are needed in any case.
+    """
     group = structure.groups[g]
     loader = Loader(structure, group, element_columns(group), "e")
 
     def leaf(slot: int, k: int) -> str:
         if slot >= len(group.slots):
-            return loader.cell(k)
+            return beyond(loader, k)
         node = group.slots[slot]
         if node is None:
             return loader.data(slot, k)
         return loader.component("x", "parameters[half", node.place, node.offset + k)
 
     printed = print_statements(graph, structure.real.dialect, leaf)
+    for place in places:
+        loader.node(place)
     return Body(
         row=group_row(structure, g),
         unit=False,
